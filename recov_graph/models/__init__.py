@@ -1,0 +1,1 @@
+"""Models: what the loop needs of one, and the pair that ships with the package."""

@@ -1,0 +1,96 @@
+"""What the recovery loop needs of a model: a protocol, and names for what a model can do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recov_graph.rollout import Rollout, TopK, Usage
+
+Ids = NDArray[np.int32]
+Role = Literal["specialist", "ancestor"]
+
+
+class Capability(StrEnum):
+    """One thing a model can do; interventions name those they need."""
+
+    SAMPLE = "sample"  # draw rollouts from the specialist
+    CONTINUE = "continue"  # go on from a trusted prefix
+    SCORE = "score"  # top-K of specialist and ancestor along given tokens
+    STEP = "step"  # the distributions of both at every step of a rollout
+
+
+class Generation(NamedTuple):
+    """Rollouts of one call and what the call cost."""
+
+    rollouts: list[Rollout]
+    usage: Usage
+
+
+class Scores(NamedTuple):
+    """Top-K of one model along given completions and what the scoring cost."""
+
+    topk: list[TopK]
+    usage: Usage
+
+
+class Session(Protocol):
+    """A single rollout in the making, with both models' next-token distributions in sight."""
+
+    @property
+    def usage(self) -> Usage:
+        """What the session has cost so far."""
+        ...
+
+    def distributions(self) -> tuple[TopK, TopK]:
+        """Specialist and ancestor at the next position, [1, K] each."""
+        ...
+
+    def append(self, token: int) -> bool:
+        """Take a token; False once the rollout has ended, by itself or at the context's end."""
+        ...
+
+
+@runtime_checkable
+class Model(Protocol):
+    """A specialist with, where there is one, the ancestor it was trained from.
+
+    Methods beyond `sample` are called only where `capabilities` names them. Tokens are the
+    specialist's; a completion's end-of-text token counts as a token where it was sampled.
+    """
+
+    name: str
+    capabilities: frozenset[Capability]
+
+    def sample(
+        self,
+        prompt: str,
+        *,
+        n: int = 1,
+        temperature: float,
+        max_tokens: int,
+        seed: int,
+        prefix: Sequence[int] | Ids = (),
+    ) -> Generation:
+        """Draw n completions from the specialist; with a prefix, only what follows it."""
+        ...
+
+    def score(self, prompt: str, completions: Sequence[Ids], *, role: Role) -> Scores:
+        """Top-K of one of the two at every position of each completion, taken token included."""
+        ...
+
+    def open(self, prompt: str, *, prefix: Sequence[int] | Ids = ()) -> Session:
+        """Start a rollout that the caller steers token by token."""
+        ...
+
+    def decode(self, tokens: Sequence[int] | Ids) -> str:
+        """The text of a completion's tokens, special tokens left out."""
+        ...
+
+    def prompt_length(self, prompt: str) -> int:
+        """Tokens of the prompt as the model reads it; used to foresee costs."""
+        ...

@@ -1,0 +1,238 @@
+"""The embedded pair: a specialist and its ancestor that ship with the package and need no key.
+
+Two transformers of 0.86 million parameters that do arithmetic in worked steps. They exist so that
+every part of the loop runs for real on any laptop; ``pair/README.md`` is their model card.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recov_graph.errors import InvalidInputError
+from recov_graph.models.base import Capability, Generation, Ids, Role, Scores
+from recov_graph.models.transformer import Transformer
+from recov_graph.problem import Problem, read_problems
+from recov_graph.rollout import PAD_ID, Rollout, TopK, Usage
+
+PAIR = Path(__file__).parent / "pair"
+TOP_K = 20  # plus the taken token where it is not among them
+
+
+@lru_cache(maxsize=1)
+def bundled_problems() -> tuple[Problem, ...]:
+    """The problems that ship with the pair; none was in its training data."""
+    return tuple(read_problems(PAIR / "problems.jsonl"))
+
+
+class EmbeddedPair:
+    """The shipped specialist and ancestor behind the `Model` protocol.
+
+    Thread-safe: a call shares nothing with another but the weights.
+
+    Args:
+        folder: holds ``specialist/`` and ``ancestor/`` in the Hugging Face Llama layout and a
+            character-level tokenizer.json; by default the shipped pair.
+        name: part of the cell that failures are compared within.
+    """
+
+    capabilities = frozenset(Capability)
+
+    def __init__(self, folder: str | Path = PAIR, *, name: str = "embedded") -> None:
+        self.name = name
+        folder = Path(folder)
+        if not (folder / "specialist" / "model.safetensors").is_file():
+            raise InvalidInputError(
+                f"no model pair in {folder}; expected specialist/ and ancestor/ with "
+                "config.json, tokenizer.json and model.safetensors"
+            )
+        self._specialist = _transformer((folder / "specialist").resolve())
+        self._ancestor = _transformer((folder / "ancestor").resolve())
+        tokenizer = json.loads((folder / "specialist" / "tokenizer.json").read_text("utf-8"))
+        self._vocabulary: dict[str, int] = tokenizer["model"]["vocab"]
+        self._characters = {i: text for text, i in self._vocabulary.items() if len(text) == 1}
+        self._bos, self._eos = self._vocabulary["<s>"], self._vocabulary["</s>"]
+
+    def sample(
+        self,
+        prompt: str,
+        *,
+        n: int = 1,
+        temperature: float = 0.6,
+        max_tokens: int = 160,
+        seed: int = 0,
+        prefix: Sequence[int] | Ids = (),
+    ) -> Generation:
+        """Draw n completions in one batch; the same seed gives the same completions."""
+        context = self._context(prompt, prefix)
+        room = max(0, min(max_tokens, self._specialist.context - len(context)))
+        rng = np.random.default_rng(seed)
+        cache = self._specialist.cache(1, len(context) + room)
+        logits = np.repeat(self._specialist(context[None], cache)[:, -1], n, axis=0)
+        cache = cache.rows(np.zeros(n, np.intp))
+        tokens = np.full((n, room), self._eos, np.int32)
+        logprobs = np.zeros((n, room, logits.shape[1]), np.float32)
+        lengths = np.full(n, room)
+        active = np.arange(n)  # rollouts that have not ended; the cache holds just these
+        for step in range(room):
+            # Every rollout has its own column of draws, so that none depends on another's end.
+            log_p = log_softmax(logits)
+            chosen = draw(log_p, temperature, rng.random(n)[active])
+            tokens[active, step], logprobs[active, step] = chosen, log_p
+            going_on = chosen != self._eos
+            if not going_on.all():
+                lengths[active[~going_on]] = step + 1
+                active, chosen = active[going_on], chosen[going_on]
+                cache = cache.rows(np.flatnonzero(going_on))
+            if len(active) == 0 or step + 1 == room:
+                break
+            logits = self._specialist(chosen[:, None], cache)[:, -1]
+        rollouts = [
+            self._rollout(tokens[i, :length], logprobs[i, :length])
+            for i, length in enumerate(lengths)
+        ]
+        return Generation(rollouts, Usage(n, len(context), int(lengths.sum())))
+
+    def score(self, prompt: str, completions: Sequence[Ids], *, role: Role) -> Scores:
+        """Top-K of one of the two models at every position, all completions in one batch."""
+        context = self._context(prompt)
+        longest = max(len(tokens) for tokens in completions)
+        ids = np.full((len(completions), len(context) + longest), self._eos, np.int32)
+        ids[:, : len(context)] = context
+        for row, tokens in zip(ids, completions, strict=True):
+            row[len(context) : len(context) + len(tokens)] = tokens
+        model = self._model(role)
+        logits = model(ids[:, :-1], model.cache(*ids.shape))[:, len(context) - 1 :]
+        topk = [
+            top_k(log_softmax(rows[: len(tokens)]), tokens)
+            for rows, tokens in zip(logits, completions, strict=True)
+        ]
+        read = sum(len(context) + len(tokens) for tokens in completions)
+        return Scores(topk, Usage(scored_tokens=read))
+
+    def open(self, prompt: str, *, prefix: Sequence[int] | Ids = ()) -> EmbeddedSession:
+        """Start a rollout that the caller steers token by token."""
+        context = self._context(prompt, prefix)
+        return EmbeddedSession(self._specialist, self._ancestor, context, self._eos)
+
+    def decode(self, tokens: Sequence[int] | Ids) -> str:
+        """The text of a completion's tokens; special tokens have none."""
+        return "".join(self._characters.get(int(token), "") for token in tokens)
+
+    def encode(self, text: str) -> Ids:
+        """The token ids of a text, one a character, without a begin-of-text token.
+
+        Raises:
+            InvalidInputError: a character that the pair does not know.
+        """
+        try:
+            return np.array([self._vocabulary[character] for character in text], np.int32)
+        except KeyError as error:
+            raise InvalidInputError(
+                f"the embedded pair cannot read {error.args[0]!r} in {text[:60]!r}; it knows only "
+                f"{''.join(self._characters.values())!r}. Write a sum such as '37+48*2?', "
+                "or bring your own model"
+            ) from None
+
+    def prompt_length(self, prompt: str) -> int:
+        """Tokens of the prompt as the models read it, begin-of-text included."""
+        return 1 + len(prompt)
+
+    def _context(self, prompt: str, prefix: Sequence[int] | Ids = ()) -> Ids:
+        head = np.concatenate([[self._bos], self.encode(prompt), np.asarray(prefix, np.int32)])
+        if len(head) >= self._specialist.context:
+            raise InvalidInputError(
+                f"prompt and prefix have {len(head)} tokens; the embedded pair reads "
+                f"at most {self._specialist.context - 1}"
+            )
+        return head.astype(np.int32)
+
+    def _model(self, role: Role) -> Transformer:
+        return self._specialist if role == "specialist" else self._ancestor
+
+    def _rollout(self, tokens: Ids, logprobs: NDArray[np.float32]) -> Rollout:
+        ended = len(tokens) > 0 and tokens[-1] == self._eos
+        return Rollout(
+            text=self.decode(tokens),
+            token_ids=tokens,
+            finish_reason="stop" if ended else "length",
+            specialist=top_k(logprobs, tokens),
+        )
+
+
+class EmbeddedSession:
+    """A rollout of the embedded pair steered from outside; see `models.base.Session`."""
+
+    def __init__(
+        self, specialist: Transformer, ancestor: Transformer, context: Ids, eos: int
+    ) -> None:
+        self._eos = eos
+        self._models = (specialist, ancestor)
+        self._caches = [model.cache(1, model.context) for model in self._models]
+        self._written = 0
+        self._prompt = len(context)
+        self._read(context)
+
+    @property
+    def usage(self) -> Usage:
+        """Both models read the prompt and every token; the specialist's writing counts as such."""
+        return Usage(1, self._prompt, self._written, self._prompt + self._written)
+
+    def distributions(self) -> tuple[TopK, TopK]:
+        """The full next-token distributions of specialist and ancestor, [1, V] each."""
+        ids = np.arange(self._logits[0].shape[1], dtype=np.int32)[None]
+        specialist, ancestor = (TopK(ids, log_softmax(logits)) for logits in self._logits)
+        return specialist, ancestor
+
+    def append(self, token: int) -> bool:
+        """Take a token; False once the rollout has ended or fills the context."""
+        self._written += 1
+        if token == self._eos or self._caches[0].length + 1 >= self._models[0].context:
+            return False
+        self._read(np.array([token], np.int32))
+        return True
+
+    def _read(self, ids: Ids) -> None:
+        self._logits = [
+            model(ids[None], cache)[:, -1]
+            for model, cache in zip(self._models, self._caches, strict=True)
+        ]
+
+
+@lru_cache(maxsize=8)
+def _transformer(folder: Path) -> Transformer:
+    return Transformer(folder)
+
+
+def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Log-probabilities along the last axis."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)), np.float32)
+
+
+def draw(
+    log_p: NDArray[np.float32], temperature: float, uniform: NDArray[np.float64]
+) -> NDArray[np.int32]:
+    """One token a row [N] from log-probabilities [N, V] tempered by T; T = 0: the likeliest."""
+    if temperature == 0:
+        return np.asarray(log_p.argmax(axis=-1), np.int32)
+    weights = np.exp((log_p - log_p.max(axis=-1, keepdims=True)).astype(np.float64) / temperature)
+    edges = weights.cumsum(axis=-1)
+    places = (edges <= (uniform * edges[:, -1])[:, None]).sum(axis=-1)
+    return np.asarray(places.clip(max=log_p.shape[1] - 1), np.int32)
+
+
+def top_k(log_p: NDArray[np.float32], taken: Ids, k: int = TOP_K) -> TopK:
+    """The k likeliest of [L, V] and in place k + 1 the taken token, or padding if it is listed."""
+    length = len(log_p)
+    order = np.argsort(-log_p, axis=1, kind="stable")[:, :k].astype(np.int32)
+    listed = (order == taken[:, None]).any(axis=1)
+    ids = np.concatenate([order, np.where(listed, PAD_ID, taken)[:, None]], axis=1)
+    logprobs = log_p[np.arange(length)[:, None], ids]
+    logprobs[listed, -1] = -np.inf
+    return TopK(ids.astype(np.int32), logprobs)

@@ -1,0 +1,126 @@
+"""A problem: a prompt with a checkable outcome, and the JSONL file it comes from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from recov_graph.errors import InvalidInputError, ProblemFileError
+
+
+class Problem(BaseModel):
+    """One task for the model.
+
+    Args:
+        prompt: what the model is asked, as text.
+        answer: what the verifier compares with: the expected value, a regular expression, a JSON
+            schema or test code, depending on the verifier. May be absent for verifiers that need
+            no reference.
+        id: the user's own name for the problem; by default derived from the prompt.
+        task: the kind of problem. Model and task together form the cell whose stored failures
+            a new failure is compared with.
+        metadata: anything else; handed to verifiers, never to the model.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    prompt: str = Field(min_length=1)
+    answer: Any = None
+    id: str = ""
+    task: str = "default"
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+    def model_post_init(self, context: Any, /) -> None:
+        if not self.id:
+            digest = hashlib.sha256(self.prompt.encode()).hexdigest()[:16]
+            object.__setattr__(self, "id", digest)
+
+
+def describe(error: ValidationError) -> str:
+    """The first complaint of a pydantic error in one line: where, what, and the value given."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"]) or "value"
+    if first["type"] == "missing":
+        return f"field {place!r} is missing"
+    if first["type"] == "extra_forbidden":
+        return f"unknown field {place!r}"
+    return f"field {place!r}: {first['msg']}, got {_short(first['input'])}"
+
+
+def _short(value: Any, limit: int = 80) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def as_problem(value: Any) -> Problem:
+    """A Problem from a Problem, a mapping of its fields, or a prompt.
+
+    Raises:
+        InvalidInputError: naming the field that is missing or wrong.
+    """
+    if isinstance(value, Problem):
+        return value
+    if isinstance(value, str):
+        value = {"prompt": value}
+    try:
+        return Problem.model_validate(value)
+    except ValidationError as error:
+        raise InvalidInputError(
+            f"not a problem: {describe(error)}; "
+            "a problem is {'prompt': text, 'answer': ..., 'id': text, 'task': text}"
+        ) from None
+
+
+def read_problems(path: str | Path) -> list[Problem]:
+    """All problems of a JSONL file, one JSON object a line; blank lines are skipped.
+
+    Raises:
+        ProblemFileError: naming file, line number and what is wrong with the line.
+    """
+    problems = list(_lines(Path(path)))
+    if not problems:
+        raise ProblemFileError(f"{path}: no problems; expected one JSON object a line")
+    return problems
+
+
+def _lines(path: Path) -> Iterator[Problem]:
+    seen: dict[str, int] = {}
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ProblemFileError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ProblemFileError(
+            f"{path}: not UTF-8 text (byte {error.start}); save the file as UTF-8"
+        ) from None
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            problem = as_problem(_json_object(line))
+        except InvalidInputError as error:
+            raise ProblemFileError(f"{path}:{number}: {error}") from None
+        if problem.id in seen:
+            raise ProblemFileError(
+                f"{path}:{number}: id {problem.id!r} was already used on line "
+                f"{seen[problem.id]}; ids must differ"
+            )
+        seen[problem.id] = number
+        yield problem
+
+
+def _json_object(line: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInputError(f"not JSON ({error}): {_short(line)}") from None
+    if not isinstance(value, dict):
+        raise InvalidInputError(
+            f'expected a JSON object, got {_short(value)}; write {{"prompt": ..., "answer": ...}}'
+        )
+    return value

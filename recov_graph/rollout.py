@@ -1,0 +1,86 @@
+"""What a model call gives back: a rollout, its top-K log-probabilities and what it cost."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+PAD_ID = -1
+
+FinishReason = Literal["stop", "length"]
+
+
+class TopK(NamedTuple):
+    """The K most likely next tokens at each of L positions, at temperature 1.
+
+    Attributes:
+        ids: int [L, K] token ids, distinct within a row; unused places hold -1.
+        logprobs: float [L, K] natural-log probabilities; unused places hold -inf.
+    """
+
+    ids: NDArray[np.integer[Any]]
+    logprobs: NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What was spent. Every token that any model read or wrote is counted once per pass.
+
+    Attributes:
+        attempts: rollouts sampled from the specialist, steered ones included.
+        prompt_tokens: tokens the specialist read (prompt and trusted prefix).
+        completion_tokens: tokens the specialist wrote.
+        scored_tokens: tokens read in scoring and ancestor passes.
+        seconds: wall-clock time of the calls.
+    """
+
+    attempts: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    scored_tokens: int = 0
+    seconds: float = 0.0
+
+    @property
+    def tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens + self.scored_tokens
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.attempts + other.attempts,
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.scored_tokens + other.scored_tokens,
+            self.seconds + other.seconds,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "tokens": self.tokens}
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> Self:
+        return cls(**{name: value[name] for name in cls.__dataclass_fields__ if name in value})
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One attempt at a problem, as the model wrote it.
+
+    Attributes:
+        text: the completion, without the prompt.
+        token_ids: int32 [L], the completion's tokens, end-of-text included where it was sampled.
+        finish_reason: "stop" where the model ended by itself, "length" where it was cut.
+        specialist: top-K of the specialist at each of the L positions, where it was recorded.
+        ancestor: top-K of the ancestor at the same positions, where it was scored.
+    """
+
+    text: str
+    token_ids: NDArray[np.int32]
+    finish_reason: FinishReason
+    specialist: TopK | None = None
+    ancestor: TopK | None = None
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
