@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple, Self
 
@@ -30,14 +31,12 @@ class Usage:
     """What was spent. Every token that any model read or wrote is counted once per pass.
 
     Attributes:
-        attempts: rollouts sampled from the specialist, steered ones included.
         prompt_tokens: tokens the specialist read (prompt and trusted prefix).
         completion_tokens: tokens the specialist wrote.
         scored_tokens: tokens read in scoring and ancestor passes.
         seconds: wall-clock time of the calls.
     """
 
-    attempts: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     scored_tokens: int = 0
@@ -49,18 +48,25 @@ class Usage:
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
-            self.attempts + other.attempts,
             self.prompt_tokens + other.prompt_tokens,
             self.completion_tokens + other.completion_tokens,
             self.scored_tokens + other.scored_tokens,
             self.seconds + other.seconds,
         )
 
+    def __sub__(self, other: Usage) -> Usage:
+        return Usage(
+            self.prompt_tokens - other.prompt_tokens,
+            self.completion_tokens - other.completion_tokens,
+            self.scored_tokens - other.scored_tokens,
+            self.seconds - other.seconds,
+        )
+
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "tokens": self.tokens}
 
     @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> Self:
+    def from_dict(cls, value: Mapping[str, Any]) -> Self:
         return cls(**{name: value[name] for name in cls.__dataclass_fields__ if name in value})
 
 

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from recov_graph.rollout import Rollout, TopK, Usage
+from recov_graph.rollout import FinishReason, Rollout, TopK, Usage
 
 Ids = NDArray[np.int32]
 Role = Literal["specialist", "ancestor"]
@@ -50,8 +50,13 @@ class Session(Protocol):
         """Specialist and ancestor at the next position, [1, K] each."""
         ...
 
-    def append(self, token: int) -> bool:
-        """Take a token; False once the rollout has ended, by itself or at the context's end."""
+    @property
+    def finished(self) -> FinishReason | None:
+        """How the rollout ended, or None while it goes on."""
+        ...
+
+    def append(self, token: int) -> None:
+        """Take a token; not allowed once the rollout has finished."""
         ...
 
 
@@ -61,10 +66,21 @@ class Model(Protocol):
 
     Methods beyond `sample` are called only where `capabilities` names them. Tokens are the
     specialist's; a completion's end-of-text token counts as a token where it was sampled.
+
+    Attributes:
+        name: which model this is; with the problem's task it names the cell of stored failures.
+        capabilities: what the model can do.
+        end_token: the id of the end-of-text token.
     """
 
-    name: str
-    capabilities: frozenset[Capability]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def capabilities(self) -> frozenset[Capability]: ...
+
+    @property
+    def end_token(self) -> int: ...
 
     def sample(
         self,

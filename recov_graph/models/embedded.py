@@ -18,7 +18,7 @@ from recov_graph.errors import InvalidInputError
 from recov_graph.models.base import Capability, Generation, Ids, Role, Scores
 from recov_graph.models.transformer import Transformer
 from recov_graph.problem import Problem, read_problems
-from recov_graph.rollout import PAD_ID, Rollout, TopK, Usage
+from recov_graph.rollout import PAD_ID, FinishReason, Rollout, TopK, Usage
 
 PAIR = Path(__file__).parent / "pair"
 TOP_K = 20  # plus the taken token where it is not among them
@@ -56,7 +56,7 @@ class EmbeddedPair:
         tokenizer = json.loads((folder / "specialist" / "tokenizer.json").read_text("utf-8"))
         self._vocabulary: dict[str, int] = tokenizer["model"]["vocab"]
         self._characters = {i: text for text, i in self._vocabulary.items() if len(text) == 1}
-        self._bos, self._eos = self._vocabulary["<s>"], self._vocabulary["</s>"]
+        self._bos, self.end_token = self._vocabulary["<s>"], self._vocabulary["</s>"]
 
     def sample(
         self,
@@ -75,7 +75,7 @@ class EmbeddedPair:
         cache = self._specialist.cache(1, len(context) + room)
         logits = np.repeat(self._specialist(context[None], cache)[:, -1], n, axis=0)
         cache = cache.rows(np.zeros(n, np.intp))
-        tokens = np.full((n, room), self._eos, np.int32)
+        tokens = np.full((n, room), self.end_token, np.int32)
         logprobs = np.zeros((n, room, logits.shape[1]), np.float32)
         lengths = np.full(n, room)
         active = np.arange(n)  # rollouts that have not ended; the cache holds just these
@@ -84,7 +84,7 @@ class EmbeddedPair:
             log_p = log_softmax(logits)
             chosen = draw(log_p, temperature, rng.random(n)[active])
             tokens[active, step], logprobs[active, step] = chosen, log_p
-            going_on = chosen != self._eos
+            going_on = chosen != self.end_token
             if not going_on.all():
                 lengths[active[~going_on]] = step + 1
                 active, chosen = active[going_on], chosen[going_on]
@@ -96,13 +96,13 @@ class EmbeddedPair:
             self._rollout(tokens[i, :length], logprobs[i, :length])
             for i, length in enumerate(lengths)
         ]
-        return Generation(rollouts, Usage(n, len(context), int(lengths.sum())))
+        return Generation(rollouts, Usage(len(context), int(lengths.sum())))
 
     def score(self, prompt: str, completions: Sequence[Ids], *, role: Role) -> Scores:
         """Top-K of one of the two models at every position, all completions in one batch."""
         context = self._context(prompt)
         longest = max(len(tokens) for tokens in completions)
-        ids = np.full((len(completions), len(context) + longest), self._eos, np.int32)
+        ids = np.full((len(completions), len(context) + longest), self.end_token, np.int32)
         ids[:, : len(context)] = context
         for row, tokens in zip(ids, completions, strict=True):
             row[len(context) : len(context) + len(tokens)] = tokens
@@ -118,7 +118,7 @@ class EmbeddedPair:
     def open(self, prompt: str, *, prefix: Sequence[int] | Ids = ()) -> EmbeddedSession:
         """Start a rollout that the caller steers token by token."""
         context = self._context(prompt, prefix)
-        return EmbeddedSession(self._specialist, self._ancestor, context, self._eos)
+        return EmbeddedSession(self._specialist, self._ancestor, context, self.end_token)
 
     def decode(self, tokens: Sequence[int] | Ids) -> str:
         """The text of a completion's tokens; special tokens have none."""
@@ -156,7 +156,7 @@ class EmbeddedPair:
         return self._specialist if role == "specialist" else self._ancestor
 
     def _rollout(self, tokens: Ids, logprobs: NDArray[np.float32]) -> Rollout:
-        ended = len(tokens) > 0 and tokens[-1] == self._eos
+        ended = len(tokens) > 0 and tokens[-1] == self.end_token
         return Rollout(
             text=self.decode(tokens),
             token_ids=tokens,
@@ -171,6 +171,7 @@ class EmbeddedSession:
     def __init__(
         self, specialist: Transformer, ancestor: Transformer, context: Ids, eos: int
     ) -> None:
+        self.finished: FinishReason | None = None
         self._eos = eos
         self._models = (specialist, ancestor)
         self._caches = [model.cache(1, model.context) for model in self._models]
@@ -181,7 +182,7 @@ class EmbeddedSession:
     @property
     def usage(self) -> Usage:
         """Both models read the prompt and every token; the specialist's writing counts as such."""
-        return Usage(1, self._prompt, self._written, self._prompt + self._written)
+        return Usage(self._prompt, self._written, self._prompt + self._written)
 
     def distributions(self) -> tuple[TopK, TopK]:
         """The full next-token distributions of specialist and ancestor, [1, V] each."""
@@ -189,13 +190,15 @@ class EmbeddedSession:
         specialist, ancestor = (TopK(ids, log_softmax(logits)) for logits in self._logits)
         return specialist, ancestor
 
-    def append(self, token: int) -> bool:
-        """Take a token; False once the rollout has ended or fills the context."""
+    def append(self, token: int) -> None:
+        """Take a token and read it with both models, unless it ends the rollout."""
         self._written += 1
-        if token == self._eos or self._caches[0].length + 1 >= self._models[0].context:
-            return False
-        self._read(np.array([token], np.int32))
-        return True
+        if token == self._eos:
+            self.finished = "stop"
+        elif self._caches[0].length + 1 >= self._models[0].context:
+            self.finished = "length"
+        else:
+            self._read(np.array([token], np.int32))
 
     def _read(self, ids: Ids) -> None:
         self._logits = [

@@ -1,0 +1,212 @@
+"""One budget for all that a problem may cost, and the meter every model call goes through."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from recov_graph.errors import InvalidInputError, RecovGraphError
+from recov_graph.models.base import Capability, Generation, Ids, Model, Role, Scores, Session
+from recov_graph.rollout import FinishReason, TopK, Usage
+
+Result = TypeVar("Result", Generation, Scores)
+
+
+class BudgetExhausted(RecovGraphError):  # noqa: N818 - a signal inside the loop, not a fault
+    """The budget allows no further call; the message says which limit was reached."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Limits for one problem; None means no limit.
+
+    Args:
+        max_attempts: rollouts in all, the first samples included.
+        max_tokens: tokens in all, read or written, scoring and ancestor passes included.
+        max_seconds: time spent in model calls.
+    """
+
+    max_attempts: int = 8
+    max_tokens: int | None = None
+    max_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_attempts", "max_tokens", "max_seconds"):
+            value = getattr(self, name)
+            if value is None and name != "max_attempts":
+                continue
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            whole = name == "max_seconds" or isinstance(value, int)
+            if not (number and whole and 0 < value < math.inf):
+                kind = "number" if name == "max_seconds" else "whole number"
+                raise InvalidInputError(f"{name} is {value!r}; it must be a {kind} above 0")
+
+    def tokens_left(self, spent: Usage) -> float:
+        """Tokens that may still be spent; infinite without a limit."""
+        return math.inf if self.max_tokens is None else self.max_tokens - spent.tokens
+
+    def reached(self, spent: Usage) -> str | None:
+        """The limit on tokens or time that was reached, in words, or None."""
+        if self.max_tokens is not None and spent.tokens >= self.max_tokens:
+            return f"{spent.tokens} of {self.max_tokens} tokens are spent"
+        if self.max_seconds is not None and spent.seconds >= self.max_seconds:
+            return f"{spent.seconds:.1f} of {self.max_seconds:g} seconds are spent"
+        return None
+
+
+class MeteredModel:
+    """A model whose every call is checked against the budget before and entered after.
+
+    It is what nodes and interventions are given, so that none can spend past the budget: each
+    call is refused once a limit is reached, and cut to the tokens that are left.
+
+    Args:
+        model: the model that does the work.
+        budget: the limits.
+        problem_id: makes the ids of the ledger's entries.
+        calls: what was spent before, entries by id.
+    """
+
+    def __init__(
+        self, model: Model, budget: Budget, problem_id: str, calls: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        self._model = model
+        self.budget = budget
+        self._problem_id = problem_id
+        self._first = len(calls)
+        self.spent = sum((Usage.from_dict(call) for call in calls.values()), Usage())
+        self.calls: dict[str, dict[str, Any]] = {}
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self._model.name
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """What the model can do."""
+        return self._model.capabilities
+
+    def sample(
+        self,
+        prompt: str,
+        *,
+        n: int = 1,
+        temperature: float,
+        max_tokens: int,
+        seed: int,
+        prefix: Sequence[int] | Ids = (),
+    ) -> Generation:
+        """As `Model.sample`; each rollout is cut to its share of the tokens left."""
+        read = self._model.prompt_length(prompt) + len(prefix)
+        share = self._left(read + n) - read
+        if not math.isinf(share):
+            max_tokens = min(max_tokens, int(share) // n)
+        return self._timed(
+            "sample",
+            lambda: self._model.sample(
+                prompt,
+                n=n,
+                temperature=temperature,
+                max_tokens=max_tokens,
+                seed=seed,
+                prefix=prefix,
+            ),
+        )
+
+    def score(self, prompt: str, completions: Sequence[Ids], *, role: Role) -> Scores:
+        """As `Model.score`; refused where the tokens left do not cover it."""
+        read = self._model.prompt_length(prompt)
+        self._left(sum(read + len(tokens) for tokens in completions))
+        return self._timed("score", lambda: self._model.score(prompt, completions, role=role))
+
+    def open(self, prompt: str, *, prefix: Sequence[int] | Ids = ()) -> Session:
+        """As `Model.open`; the rollout ends where the budget does."""
+        read = self._model.prompt_length(prompt) + len(prefix)
+        self._left(2 * read + 2)
+        started = time.monotonic()
+        return _MeteredSession(self, self._model.open(prompt, prefix=prefix), started)
+
+    @property
+    def end_token(self) -> int:
+        """The model's end-of-text token."""
+        return self._model.end_token
+
+    def decode(self, tokens: Sequence[int] | Ids) -> str:
+        """As `Model.decode`."""
+        return self._model.decode(tokens)
+
+    def prompt_length(self, prompt: str) -> int:
+        """As `Model.prompt_length`."""
+        return self._model.prompt_length(prompt)
+
+    def _left(self, needed: int) -> float:
+        """The tokens left, or BudgetExhausted where they do not cover what the next call needs."""
+        reached = self.budget.reached(self.spent)
+        left = self.budget.tokens_left(self.spent)
+        if reached is None and left < needed:
+            reached = f"{left:.0f} tokens are left and the next call needs {needed}"
+        if reached is not None:
+            raise BudgetExhausted(reached)
+        return left
+
+    def _timed(self, purpose: str, call: Callable[[], Result]) -> Result:
+        started = time.monotonic()
+        result = call()
+        self.enter(self.new_id(), purpose, result.usage, started)
+        return result
+
+    def new_id(self) -> str:
+        """An id for the next entry: the same when a node is run again from the same state."""
+        return f"{self._problem_id}/call{self._first + len(self.calls)}"
+
+    def enter(self, call_id: str, purpose: str, usage: Usage, started: float) -> None:
+        """Enter a call, or the new state of one that goes on, in the ledger."""
+        before = self.calls.get(call_id)
+        usage = Usage(
+            usage.prompt_tokens,
+            usage.completion_tokens,
+            usage.scored_tokens,
+            time.monotonic() - started,
+        )
+        self.calls[call_id] = {"id": call_id, "purpose": purpose, **usage.as_dict()}
+        self.spent = self.spent - Usage.from_dict(before or {}) + usage
+
+    def may_go_on(self, tokens: int) -> bool:
+        """True while the budget covers that many tokens more."""
+        return (
+            self.budget.reached(self.spent) is None
+            and self.budget.tokens_left(self.spent) >= tokens
+        )
+
+
+class _MeteredSession:
+    """A session that enters what it spends as it goes and ends where the budget does."""
+
+    def __init__(self, meter: MeteredModel, session: Session, started: float) -> None:
+        self._meter, self._session, self._started = meter, session, started
+        self._id = meter.new_id()
+        self._enter()
+
+    @property
+    def usage(self) -> Usage:
+        return self._session.usage
+
+    def distributions(self) -> tuple[TopK, TopK]:
+        return self._session.distributions()
+
+    @property
+    def finished(self) -> FinishReason | None:
+        if self._session.finished is None and not self._meter.may_go_on(2):
+            return "length"
+        return self._session.finished
+
+    def append(self, token: int) -> None:
+        self._session.append(token)
+        self._enter()
+
+    def _enter(self) -> None:
+        self._meter.enter(self._id, "steer", self._session.usage, self._started)

@@ -1,0 +1,146 @@
+"""The recovery graph: generate, verify, featurize, classify, intervene.
+
+START -> generate -> verify -> (passed, or cannot be judged) END
+verify -> (failed) featurize -> classify -> (stop) END
+classify -> intervene -> verify
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from langgraph.graph import END, START, StateGraph
+from langgraph.graph.state import CompiledStateGraph
+from langgraph.types import Checkpointer
+
+from recov_graph.budget import Budget
+from recov_graph.errors import InvalidInputError
+from recov_graph.interventions import Intervention, resolve
+from recov_graph.models import Model, as_model
+from recov_graph.nodes import Nodes
+from recov_graph.recorder import Recorder
+from recov_graph.routing import Policy, Router, as_router
+from recov_graph.state import RecoveryContext, RecoveryInput, RecoveryOutput, RecoveryState
+from recov_graph.store import TraceStore
+from recov_graph.verifiers import Verifier, as_verifier
+
+Graph = StateGraph[RecoveryState, RecoveryContext, RecoveryInput, RecoveryOutput]
+CompiledGraph = CompiledStateGraph[RecoveryState, RecoveryContext, RecoveryInput, RecoveryOutput]
+
+
+def build_recovery_graph(
+    model: Model | str,
+    verifier: Verifier | Any,
+    *,
+    router: Router | Policy | str | Path | None = None,
+    interventions: Iterable[str | Intervention] | None = None,
+    budget: Budget | None = None,
+    store: TraceStore | str | Path | None = None,
+    samples: int = 4,
+    temperature: float = 0.6,
+    max_new_tokens: int = 160,
+    seed: int | None = None,
+    kind: str = "graph",
+) -> Graph:
+    """The recovery loop as a StateGraph, to be compiled or changed further.
+
+    Args:
+        model: a `recov_graph.models.Model`, or "embedded" for the pair that ships.
+        verifier: a `Verifier`, a callable ``(problem, text)`` or ``(text)``, or a name such as
+            "numeric" or "python_test".
+        router: a `Router`, a `Policy` or the path of one; by default the shipped policy.
+        interventions: names or objects to choose from; by default all that are registered. Those
+            the model cannot carry out are never chosen.
+        budget: limits for each problem; by default 8 attempts.
+        store: where traces go: a `TraceStore` or a path. None stores nothing.
+        samples: rollouts drawn before anything else is tried, at least 1.
+        temperature: decoding temperature of plain rollouts, above 0.
+        max_new_tokens: longest completion.
+        seed: makes runs repeatable; None draws fresh randomness.
+        kind: what the trace store calls runs of this graph.
+
+    Raises:
+        InvalidInputError: an argument of the wrong type or range, naming what is legal.
+        PolicyError: the policy file cannot be used.
+        StoreError: the store cannot be opened.
+    """
+    if not isinstance(samples, int) or samples < 1:
+        raise InvalidInputError(f"samples is {samples!r}; it must be a whole number above 0")
+    if not temperature > 0:
+        raise InvalidInputError(f"temperature is {temperature!r}; it must be above 0")
+    if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
+        raise InvalidInputError(
+            f"max_new_tokens is {max_new_tokens!r}; it must be a whole number above 0"
+        )
+    chosen = resolve(interventions)
+    model, verifier, router = as_model(model), as_verifier(verifier), as_router(router)
+    if not any(intervention.needs <= model.capabilities for intervention in chosen.values()):
+        raise InvalidInputError(
+            f"model {model.name!r} can carry out none of {', '.join(chosen)}; it has only "
+            f"{', '.join(sorted(model.capabilities)) or 'no capabilities'}. Add 'retry'"
+        )
+    if isinstance(store, str | Path):
+        store = TraceStore(store)
+    recorder = Recorder(
+        store, kind=kind, model=model.name, verifier=verifier.name, router=router, seed=seed
+    )
+    nodes = Nodes(
+        model,
+        verifier,
+        router=router,
+        interventions=chosen,
+        budget=budget or Budget(),
+        recorder=recorder,
+        samples=samples,
+        temperature=temperature,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+    )
+    graph: Graph = StateGraph(
+        RecoveryState,
+        context_schema=RecoveryContext,
+        input_schema=RecoveryInput,
+        output_schema=RecoveryOutput,
+    )
+    graph.add_node("generate", nodes.generate)
+    graph.add_node("verify", nodes.verify)
+    graph.add_node("featurize", nodes.featurize)
+    graph.add_node("classify", nodes.classify)
+    graph.add_node("intervene", nodes.intervene)
+    graph.add_edge(START, "generate")
+    graph.add_edge("generate", "verify")
+    # Every conditional edge has a path_map: without one a misspelt target ends a run quietly.
+    graph.add_conditional_edges("verify", _after_verify, {"failed": "featurize", "done": END})
+    graph.add_edge("featurize", "classify")
+    graph.add_conditional_edges("classify", _after_classify, {"try": "intervene", "stop": END})
+    graph.add_edge("intervene", "verify")
+    return graph
+
+
+def create_recovery_graph(
+    model: Model | str,
+    verifier: Verifier | Any,
+    *,
+    checkpointer: Checkpointer = None,
+    name: str = "recovery",
+    **options: Any,
+) -> CompiledGraph:
+    """The recovery loop, ready to invoke; see `build_recovery_graph` for all options.
+
+    Example:
+        >>> graph = create_recovery_graph("embedded", "numeric", seed=0)
+        >>> graph.invoke({"problem": {"prompt": "37+48*2?", "answer": 133}})["solved"]
+        True
+    """
+    graph = build_recovery_graph(model, verifier, **options)
+    return graph.compile(checkpointer=checkpointer, name=name)
+
+
+def _after_verify(state: RecoveryState) -> str:
+    return "done" if state.get("stop_reason") else "failed"
+
+
+def _after_classify(state: RecoveryState) -> str:
+    return "stop" if state.get("stop_reason") else "try"

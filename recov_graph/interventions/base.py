@@ -1,0 +1,85 @@
+"""What an intervention is, what it is given and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from recov_graph.errors import InvalidInputError
+from recov_graph.models.base import Capability, Model
+from recov_graph.problem import Problem
+from recov_graph.rollout import Rollout
+from recov_graph.trace import Trace
+
+
+class Lengths(NamedTuple):
+    """Tokens of the prompt and of a typical completion, for foreseeing costs."""
+
+    prompt: int
+    completion: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A problem all of whose attempts failed, and how the next attempt is to be made.
+
+    Attributes:
+        problem: what was asked.
+        temperature: the decoding temperature T of plain rollouts.
+        max_tokens: the longest completion allowed.
+        seed: makes the attempt repeatable.
+        traces: the failed plain rollouts with what was measured on them; empty where the model
+            cannot score.
+        focus: which of the traces to repair; it moves on from attempt to attempt.
+    """
+
+    problem: Problem
+    temperature: float
+    max_tokens: int
+    seed: int
+    traces: Sequence[Trace] = ()
+    focus: int = 0
+
+    @property
+    def trace(self) -> Trace:
+        """The trace to repair.
+
+        Raises:
+            InvalidInputError: nothing was measured on this failure.
+        """
+        if not self.traces:
+            raise InvalidInputError(
+                "this failure has no measured trace; name Capability.SCORE among the needs of "
+                "an intervention that repairs one"
+            )
+        return self.traces[self.focus % len(self.traces)]
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """The rollout that an intervention made, with numbers worth keeping about how."""
+
+    rollout: Rollout
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Intervention(Protocol):
+    """One bounded way to make another attempt at a failed problem.
+
+    Attributes:
+        name: how policies, stores and people call it.
+        needs: what the model must be able to do; `Capability.SCORE` also promises measured traces.
+    """
+
+    name: str
+    needs: frozenset[Capability]
+
+    def expected_cost(self, lengths: Lengths) -> int:
+        """Tokens that one attempt is expected to read and write."""
+        ...
+
+    def apply(self, failure: Failure, model: Model) -> Attempt:
+        """Make one attempt. The model given is metered: every call is charged to the budget."""
+        ...

@@ -1,0 +1,30 @@
+"""Steering a rollout token by token, for models that show both distributions at every step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from recov_graph.interventions.base import Failure
+from recov_graph.models.base import Model
+from recov_graph.rollout import Rollout, TopK
+
+# (position, specialist [1, K], ancestor [1, K], random numbers) -> token
+Choose = Callable[[int, TopK, TopK, np.random.Generator], int]
+
+
+def walk(model: Model, failure: Failure, choose: Choose) -> Rollout:
+    """A fresh rollout whose every token is picked by `choose`."""
+    rng = np.random.default_rng(failure.seed)
+    session = model.open(failure.problem.prompt)
+    tokens: list[int] = []
+    while session.finished is None and len(tokens) < failure.max_tokens:
+        specialist, ancestor = session.distributions()
+        tokens.append(choose(len(tokens), specialist, ancestor, rng))
+        session.append(tokens[-1])
+    return Rollout(
+        text=model.decode(tokens),
+        token_ids=np.array(tokens, np.int32),
+        finish_reason=session.finished or "length",
+    )

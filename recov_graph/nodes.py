@@ -1,0 +1,457 @@
+"""The five nodes of the recovery graph: each reads the state and returns what changes."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, cast
+from uuid import uuid4
+
+from langchain_core.messages import AIMessage, HumanMessage
+from langgraph.errors import GraphBubbleUp
+from langgraph.runtime import Runtime
+
+from recov_graph.budget import Budget, BudgetExhausted, MeteredModel
+from recov_graph.errors import InvalidInputError
+from recov_graph.features import ProblemFeatures, problem_features
+from recov_graph.interventions.base import Failure, Intervention, Lengths
+from recov_graph.models.base import Capability, Model
+from recov_graph.problem import Problem, as_problem
+from recov_graph.recorder import Recorder
+from recov_graph.rollout import Rollout, Usage
+from recov_graph.routing.decision import Evidence, Router
+from recov_graph.state import (
+    AttemptData,
+    DecisionData,
+    RecoveryContext,
+    RecoveryState,
+    StopReason,
+    VerdictData,
+)
+from recov_graph.trace import Trace, measure
+from recov_graph.verifiers import Verifier, judge
+from recov_graph.workspace import Workspace
+
+SAMPLE = "sample"  # the operator of the first rollouts
+
+State = RecoveryState
+Changes = dict[str, Any]
+
+
+class Nodes:
+    """The nodes, bound to a model, a verifier, a router and the rest of `build_recovery_graph`."""
+
+    def __init__(
+        self,
+        model: Model,
+        verifier: Verifier,
+        *,
+        router: Router,
+        interventions: Mapping[str, Intervention],
+        budget: Budget,
+        recorder: Recorder,
+        samples: int,
+        temperature: float,
+        max_new_tokens: int,
+        seed: int | None,
+    ) -> None:
+        self.model = model
+        self.verifier = verifier
+        self.router = router
+        self.interventions = interventions
+        self.budget = budget
+        self.recorder = recorder
+        self.samples = samples
+        self.temperature = temperature
+        self.max_new_tokens = max_new_tokens
+        self.seed = seed
+        self._workspace = Workspace()
+
+    def generate(self, state: State, runtime: Runtime[RecoveryContext]) -> Changes:
+        """Sample the first rollouts."""
+        problem = _problem(state)
+        context = self._context(runtime)
+        recovery_id = uuid4().hex
+        started: Changes = {
+            "problem": problem.model_dump(),
+            "recovery_id": recovery_id,
+            "attempts": [],
+            "route": [],
+            "calls": {},
+            "features": None,
+            "stop_reason": None,
+            "error": None,
+        }
+        self.recorder.started(recovery_id, problem)
+        meter = self._meter(cast(State, started), context)
+        n = min(self.samples, meter.budget.max_attempts)
+        seed = call_seed(context.seed, problem.id, 0)
+        try:
+            rollouts = meter.sample(
+                problem.prompt,
+                n=n,
+                temperature=self._temperature(context),
+                max_tokens=self.max_new_tokens,
+                seed=seed,
+            ).rollouts
+        except GraphBubbleUp:
+            raise
+        except Exception as error:
+            return self._failed_call(cast(State, started), meter, error, runtime)
+        arrays = self._workspace.of(recovery_id)
+        attempts = [
+            _attempt(
+                recovery_id,
+                position,
+                SAMPLE,
+                rollout,
+                temperature=self._temperature(context),
+                seed=seed,
+                spent=meter.spent.tokens // len(rollouts),
+            )
+            for position, rollout in enumerate(rollouts)
+        ]
+        arrays.rollouts = {
+            attempt["id"]: rollout for attempt, rollout in zip(attempts, rollouts, strict=True)
+        }
+        self.recorder.attempted(recovery_id, attempts, meter.calls)
+        return {**started, "attempts": attempts, "calls": meter.calls}
+
+    def verify(self, state: State, runtime: Runtime[RecoveryContext]) -> Changes:
+        """Judge the rollouts that have no verdict yet."""
+        if state.get("stop_reason"):
+            return {"stop_reason": state["stop_reason"]}
+        problem = Problem.model_validate(state["problem"])
+        attempts = []
+        judged = []
+        for attempt in state["attempts"]:
+            if attempt["verdict"] is None:
+                verdict = judge(self.verifier, problem, attempt["text"])
+                attempt = {**attempt, "verdict": cast(VerdictData, verdict.as_dict())}
+                judged.append(attempt)
+                runtime.stream_writer({"type": "attempt", **_event(attempt)})
+            attempts.append(attempt)
+        decision = state["route"][-1] if state["route"] else None
+        self.recorder.judged(judged, decision)
+        changes: Changes = {"attempts": attempts}
+        values = [_value(attempt) for attempt in judged]
+        if "passed" in values:
+            return self._finish(_with(state, **changes), "solved", runtime)
+        if "failed" not in values:
+            last = judged[-1]["verdict"]
+            error = last["explanation"] if last else None
+            ended = _with(state, **changes, error=error)
+            return self._finish(ended, "verifier_error", runtime)
+        return changes
+
+    def featurize(self, state: State, runtime: Runtime[RecoveryContext]) -> Changes:
+        """Score the failed plain rollouts under the ancestor and measure them, once a problem."""
+        if state["route"] or Capability.SCORE not in self.model.capabilities:
+            return {"features": state["features"]}
+        context = self._context(runtime)
+        meter = self._meter(state, context)
+        arrays = self._workspace.of(state["recovery_id"])
+        failed = {
+            attempt["id"]: arrays.rollouts[attempt["id"]]
+            for attempt in _failed_samples(state)
+            # Rollouts are gone where another process took the problem over, or where empty.
+            if attempt["id"] in arrays.rollouts and len(arrays.rollouts[attempt["id"]])
+        }
+        try:
+            scored = _scored(meter, state["problem"]["prompt"], failed) if failed else {}
+        except GraphBubbleUp:
+            raise
+        except BudgetExhausted:
+            scored = {}  # classify says that the budget is spent
+        except Exception as error:
+            return self._failed_call(state, meter, error, runtime)
+        arrays.traces = {
+            name: measure(rollout, self._temperature(context)) for name, rollout in scored.items()
+        }
+        self.recorder.measured(state["recovery_id"], arrays.traces, meter.calls)
+        features = None
+        if arrays.traces:
+            measured = problem_features([trace.features for trace in arrays.traces.values()])
+            features = measured._asdict()
+        runtime.stream_writer({"type": "features", "features": features})
+        return {"features": features, "calls": {**state["calls"], **meter.calls}}
+
+    def classify(self, state: State, runtime: Runtime[RecoveryContext]) -> Changes:
+        """Ask the router for the next operator, or stop."""
+        meter = self._meter(state, self._context(runtime))
+        reached = meter.budget.reached(meter.spent)
+        attempts_left = meter.budget.max_attempts - len(state["attempts"])
+        evidence = self._evidence(state, attempts_left, meter.budget.tokens_left(meter.spent))
+        affordable = any(cost <= evidence.tokens_left for cost in evidence.costs.values())
+        if reached or attempts_left <= 0 or not affordable:
+            return self._finish(state, "budget_exhausted", runtime)
+        decided = self.router.decide(evidence)
+        if decided.operator is not None and decided.operator not in evidence.costs:
+            raise InvalidInputError(
+                f"router {self.router.name!r} chose {decided.operator!r}; "
+                f"possible here are {', '.join(evidence.costs)}, or None to stop"
+            )
+        step = len(state["route"])
+        decision = cast(
+            DecisionData,
+            {
+                "id": f"{state['recovery_id']}/decision{step}",
+                "step": step,
+                **decided.as_dict(),
+                "policy": self.router.name,
+                "policy_hash": self.router.content_hash,
+            },
+        )
+        self.recorder.decided(state["recovery_id"], decision)
+        runtime.stream_writer({"type": "decision", **decision})
+        changes: Changes = {"route": [*state["route"], decision], "regime": decided.regime}
+        if decided.operator is None:
+            return self._finish(_with(state, **changes), "out_of_reach", runtime)
+        return changes
+
+    def intervene(self, state: State, runtime: Runtime[RecoveryContext]) -> Changes:
+        """Make the attempt that was decided on."""
+        context = self._context(runtime)
+        meter = self._meter(state, context)
+        position = len(state["attempts"])
+        problem = Problem.model_validate(state["problem"])
+        failure = Failure(
+            problem=problem,
+            temperature=self._temperature(context),
+            max_tokens=self.max_new_tokens,
+            seed=call_seed(context.seed, problem.id, position),
+            traces=self._traces(state),
+            focus=len(state["route"]) - 1,
+        )
+        operator = state["route"][-1]["operator"]
+        assert operator is not None
+        try:
+            made = self.interventions[operator].apply(failure, meter)
+        except GraphBubbleUp:
+            raise
+        except Exception as error:
+            return self._failed_call(state, meter, error, runtime)
+        attempt = _attempt(
+            state["recovery_id"],
+            position,
+            operator,
+            made.rollout,
+            temperature=failure.temperature,
+            seed=failure.seed,
+            spent=sum(call["tokens"] for call in meter.calls.values()),
+            details=made.details,
+        )
+        self.recorder.attempted(state["recovery_id"], [attempt], meter.calls)
+        return {
+            "attempts": [*state["attempts"], attempt],
+            "calls": {**state["calls"], **meter.calls},
+        }
+
+    def _evidence(self, state: State, attempts_left: int, tokens_left: float) -> Evidence:
+        problem = state["problem"]
+        failed = _failed_samples(state)
+        lengths = Lengths(
+            prompt=self.model.prompt_length(problem["prompt"]),
+            completion=sum(attempt["tokens"] for attempt in failed) // max(1, len(failed)),
+        )
+        can = self.model.capabilities
+        if not self._traces(state):
+            can = can - {Capability.SCORE}
+        features = state["features"]
+        return Evidence(
+            model=self.model.name,
+            task=problem["task"],
+            features=None if features is None else ProblemFeatures(**features),
+            failed_samples=len(failed),
+            tried=[decision["operator"] for decision in state["route"] if decision["operator"]],
+            costs={
+                name: intervention.expected_cost(lengths)
+                for name, intervention in self.interventions.items()
+                if intervention.needs <= can
+            },
+            attempts_left=attempts_left,
+            tokens_left=tokens_left,
+        )
+
+    def _traces(self, state: State) -> Sequence[Trace]:
+        """The measured failed rollouts, from memory or, in another process, from the store."""
+        arrays = self._workspace.of(state["recovery_id"])
+        if not arrays.traces and state["features"] is not None:
+            stored = {a["id"]: self.recorder.trace(a["id"]) for a in _failed_samples(state)}
+            arrays.traces = {name: trace for name, trace in stored.items() if trace is not None}
+        return list(arrays.traces.values())
+
+    def _context(self, runtime: Runtime[RecoveryContext]) -> RecoveryContext:
+        """The invocation's context with the graph's own settings where it leaves them open."""
+        # As a subgraph, the parent's context object arrives here: use it only where it is ours.
+        given = runtime.context if isinstance(runtime.context, RecoveryContext) else None
+        context = given or RecoveryContext()
+        if context.seed is None:
+            context = replace(context, seed=self.seed)
+        return context
+
+    def _temperature(self, context: RecoveryContext) -> float:
+        return self.temperature if context.temperature is None else context.temperature
+
+    def _meter(self, state: State, context: RecoveryContext) -> MeteredModel:
+        limits = ("max_attempts", "max_tokens", "max_seconds")
+        changed = {name: getattr(context, name) for name in limits}
+        budget = replace(self.budget, **{k: v for k, v in changed.items() if v is not None})
+        return MeteredModel(self.model, budget, state["recovery_id"], state["calls"])
+
+    def _failed_call(
+        self,
+        state: State,
+        meter: MeteredModel,
+        error: Exception,
+        runtime: Runtime[RecoveryContext],
+    ) -> Changes:
+        """End the problem after a model call that failed or that the budget refused."""
+        self.recorder.attempted(state["recovery_id"], [], meter.calls)
+        calls = {**state["calls"], **meter.calls}
+        reason: StopReason = "model_error"
+        message: str | None = f"{type(error).__name__}: {error}"
+        if isinstance(error, BudgetExhausted):
+            reason, message = "budget_exhausted", None
+        changes: Changes = {"calls": calls, "error": message}
+        ended = _with(state, **changes)
+        return {**ended, **self._finish(ended, reason, runtime)}
+
+    def _finish(
+        self, state: State, reason: StopReason, runtime: Runtime[RecoveryContext]
+    ) -> Changes:
+        """The output's fields, stored and announced."""
+        best = best_attempt(state["attempts"])
+        usage = sum((Usage.from_dict(call) for call in state["calls"].values()), Usage())
+        result: State = {
+            "attempts": state["attempts"],
+            "route": state["route"],
+            "solved": reason == "solved",
+            "answer": _answer(best),
+            "best": best,
+            "regime": state.get("regime") if state["route"] else None,
+            "stop_reason": reason,
+            "error": state.get("error"),
+            "usage": {"attempts": len(state["attempts"]), **usage.as_dict()},
+        }
+        self.recorder.finished(state["recovery_id"], result, usage)
+        self._workspace.drop(state["recovery_id"])
+        runtime.stream_writer(
+            {
+                "type": "finished",
+                "solved": result["solved"],
+                "answer": result["answer"],
+                "regime": result["regime"],
+                "stop_reason": reason,
+                "usage": result["usage"],
+            }
+        )
+        if state.get("messages"):
+            text = _answer(best) or ""
+            result["messages"] = [AIMessage(text, id=f"{state['recovery_id']}/answer")]
+        return cast(Changes, result)
+
+
+def _with(state: State, **changes: Any) -> State:
+    return cast(State, {**state, **changes})
+
+
+def call_seed(seed: int | None, problem_id: str, position: int) -> int:
+    """The seed of one attempt: from the run's seed, or random where the run has none."""
+    if seed is None:
+        return secrets.randbelow(2**31)
+    digest = hashlib.blake2b(f"{seed}/{problem_id}/{position}".encode(), digest_size=4)
+    return int.from_bytes(digest.digest()) % 2**31
+
+
+def best_attempt(attempts: Sequence[AttemptData]) -> AttemptData | None:
+    """The attempt that passed, else the highest score, the unscored before the failed."""
+    order = {"passed": 2, "unscored": 1, "failed": 0}
+
+    def worth(attempt: AttemptData) -> tuple[float, ...]:
+        verdict = attempt["verdict"]
+        if verdict is None:
+            return (0, 0, 0, -attempt["position"])
+        ended = attempt["finish_reason"] == "stop"
+        return (order[verdict["value"]], verdict["score"] or 0.0, ended, -attempt["position"])
+
+    return max(attempts, key=worth, default=None)
+
+
+def _problem(state: State) -> Problem:
+    """The problem given, or the last human message as one."""
+    if state.get("problem"):
+        return as_problem(state["problem"])
+    for message in reversed(state.get("messages") or []):
+        if isinstance(message, HumanMessage):
+            return as_problem({"prompt": str(message.text)})
+    raise InvalidInputError(
+        "the input has neither a problem nor a human message; "
+        "invoke with {'problem': {'prompt': ...}} or {'messages': [...]}"
+    )
+
+
+def _attempt(
+    recovery_id: str,
+    position: int,
+    operator: str,
+    rollout: Rollout,
+    *,
+    temperature: float,
+    seed: int,
+    spent: int,
+    details: dict[str, Any] | None = None,
+) -> AttemptData:
+    return {
+        "id": f"{recovery_id}/{position}",
+        "position": position,
+        "operator": operator,
+        "temperature": temperature,
+        "seed": seed,
+        "text": rollout.text,
+        "finish_reason": rollout.finish_reason,
+        "tokens": len(rollout),
+        "spent": spent,
+        "details": details or {},
+        "verdict": None,
+    }
+
+
+def _failed_samples(state: State) -> list[AttemptData]:
+    return [
+        attempt
+        for attempt in state["attempts"]
+        if attempt["operator"] == SAMPLE and _value(attempt) == "failed"
+    ]
+
+
+def _scored(
+    meter: MeteredModel, prompt: str, rollouts: Mapping[str, Rollout]
+) -> dict[str, Rollout]:
+    """The rollouts with the top-K of both models; what sampling recorded is not paid again."""
+    names, given = list(rollouts), list(rollouts.values())
+    tokens = [rollout.token_ids for rollout in given]
+    if any(rollout.specialist is None for rollout in given):
+        specialist = meter.score(prompt, tokens, role="specialist").topk
+        given = [replace(r, specialist=t) for r, t in zip(given, specialist, strict=True)]
+    ancestor = meter.score(prompt, tokens, role="ancestor").topk
+    given = [replace(r, ancestor=t) for r, t in zip(given, ancestor, strict=True)]
+    return dict(zip(names, given, strict=True))
+
+
+def _value(attempt: AttemptData) -> str | None:
+    return attempt["verdict"]["value"] if attempt["verdict"] else None
+
+
+def _answer(best: AttemptData | None) -> str | None:
+    if best is None:
+        return None
+    verdict = best["verdict"]
+    return verdict["answer"] if verdict and verdict["answer"] is not None else best["text"]
+
+
+def _event(attempt: AttemptData) -> dict[str, Any]:
+    kept = ("position", "operator", "text", "verdict", "spent")
+    return {name: attempt[name] for name in kept}  # type: ignore[literal-required]

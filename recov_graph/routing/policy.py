@@ -1,0 +1,181 @@
+"""The policy file: what a router has learned from stored failures, as JSON that can be read.
+
+A policy carries a population of failures (mean, standard deviation and count of each feature, over
+all of them and per cell of model and task), how often each operator rescued them, the rule's
+mapping from features to operators, and when to stop. It is data only; nothing in it is executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from recov_graph.errors import PolicyError
+from recov_graph.features import FEATURES
+from recov_graph.problem import describe
+from recov_graph.signals import FEATURE_VERSION
+
+SCHEMA_VERSION = 1
+ROUTER_VERSION = 1
+DEFAULT = Path(__file__).parent / "default_policy.json"
+
+# The paper's rule: which feature speaks for which operator.
+RULE = {
+    "spread": "dense_steer",
+    "concentration": "sparse_steer",
+    "logit_dispersion": "local_temp",
+}
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Moments(_Part):
+    """A feature over a set of failed problems."""
+
+    mean: float
+    sd: float = Field(ge=0)
+    count: int = Field(ge=0)
+
+
+class Rescue(_Part):
+    """How an operator's rescue rate varies over failed problems: a Beta distribution.
+
+    After k failed attempts at a problem the next one is expected to pass with probability
+    alpha / (alpha + beta + k).
+    """
+
+    alpha: float = Field(gt=0)
+    beta: float = Field(gt=0)
+    problems: int = Field(ge=0)
+
+    def after(self, failures: int) -> float:
+        """The expected rescue probability after that many failed attempts."""
+        return self.alpha / (self.alpha + self.beta + failures)
+
+
+class Policy(_Part):
+    """A validated policy; see the module's docstring.
+
+    Attributes:
+        shrinkage: failures' worth of weight that the whole population has in a cell's moments.
+        failed_samples: failed plain rollouts after which `rescue` was measured.
+        fallback: operators in the order they are tried where no feature speaks for one.
+        stop_below: the chance of any rescue in the attempts left under which to stop.
+    """
+
+    schema_version: Literal[1] = 1
+    name: str = Field(min_length=1)
+    created: str
+    source: str
+    feature_version: int = FEATURE_VERSION
+    router_version: int = ROUTER_VERSION
+    population: dict[str, Moments]
+    cells: dict[str, dict[str, Moments]] = Field(default_factory=dict)
+    shrinkage: float = Field(default=20.0, ge=0)
+    rule: dict[str, str] = Field(default_factory=lambda: dict(RULE))
+    fallback: tuple[str, ...] = Field(min_length=1)
+    rescue: dict[str, Rescue]
+    failed_samples: int = Field(default=4, ge=0)
+    stop_below: float = Field(ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _features_are_known(self) -> Policy:
+        for name, moments in {"population": self.population, **self.cells}.items():
+            if set(moments) != set(FEATURES):
+                raise ValueError(f"{name} has {sorted(moments)}; it must have {sorted(FEATURES)}")
+        unknown = set(self.rule) - set(FEATURES)
+        if unknown:
+            raise ValueError(f"rule names {sorted(unknown)}; features are {sorted(FEATURES)}")
+        return self
+
+    @property
+    def content_hash(self) -> str:
+        """The first 16 hex digits of the SHA-256 of everything the policy says."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def moments(self, model: str, task: str) -> tuple[dict[str, Moments], int]:
+        """Each feature's moments for a cell, and how many failures of the cell are stored.
+
+        A cell with n failures is weighed n : shrinkage against the whole population.
+        """
+        cell = self.cells.get(cell_name(model, task))
+        if cell is None:
+            return self.population, 0
+        return {
+            name: _shrunk(cell[name], self.population[name], self.shrinkage) for name in FEATURES
+        }, cell[FEATURES[0]].count
+
+    def save(self, path: str | Path) -> None:
+        """Write the policy with its content hash."""
+        data = {**self.model_dump(mode="json"), "content_hash": self.content_hash}
+        Path(path).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+
+
+def cell_name(model: str, task: str) -> str:
+    """The key of a cell in a policy."""
+    return f"{model}|{task}"
+
+
+def _shrunk(cell: Moments, everyone: Moments, strength: float) -> Moments:
+    """Moments of a cell pooled with `strength` pseudo-failures of the whole population."""
+    total = cell.count + strength
+    if total == 0:
+        return everyone
+    share = cell.count / total
+    mean = share * cell.mean + (1 - share) * everyone.mean
+    variance = share * (cell.sd**2 + (cell.mean - mean) ** 2) + (1 - share) * (
+        everyone.sd**2 + (everyone.mean - mean) ** 2
+    )
+    return Moments(mean=mean, sd=variance**0.5, count=cell.count)
+
+
+def load_policy(path: str | Path) -> Policy:
+    """Read a policy file.
+
+    Raises:
+        PolicyError: it cannot be read, is of a newer version, was edited by hand or is damaged.
+    """
+    try:
+        data: Any = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PolicyError(f"policy {path}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise PolicyError(f"policy {path}: not JSON ({error})") from None
+    if not isinstance(data, dict):
+        raise PolicyError(f"policy {path}: expected a JSON object, got {type(data).__name__}")
+    version = data.get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise PolicyError(
+            f"policy {path}: schema_version {version} is newer than {SCHEMA_VERSION}, the newest "
+            "known here; upgrade with `pip install -U recov-graph`"
+        )
+    claimed = data.pop("content_hash", None)
+    try:
+        policy = Policy.model_validate(data)
+    except ValidationError as error:
+        raise PolicyError(f"policy {path}: {describe(error)}") from None
+    if policy.feature_version != FEATURE_VERSION:
+        raise PolicyError(
+            f"policy {path}: made for feature version {policy.feature_version}, this is "
+            f"{FEATURE_VERSION}; fit it again from stored traces"
+        )
+    if claimed != policy.content_hash:
+        raise PolicyError(
+            f"policy {path}: content_hash is {claimed!r} but the content has "
+            f"{policy.content_hash!r}; the file was changed after it was written"
+        )
+    return policy
+
+
+@lru_cache(maxsize=1)
+def default_policy() -> Policy:
+    """The policy that ships with the package, measured on the embedded pair."""
+    return load_policy(DEFAULT)

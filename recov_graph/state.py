@@ -1,0 +1,118 @@
+"""The graph's state: plain data that any checkpointer can keep. Arrays live in the trace store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypedDict
+
+from langchain_core.messages import AnyMessage
+from langgraph.graph.message import add_messages
+
+StopReason = Literal["solved", "out_of_reach", "budget_exhausted", "verifier_error", "model_error"]
+
+
+class VerdictData(TypedDict):
+    """A verdict as data."""
+
+    value: Literal["passed", "failed", "unscored"]
+    score: float | None
+    answer: str | None
+    explanation: str
+
+
+class AttemptData(TypedDict):
+    """One rollout and how it was judged.
+
+    `operator` is "sample" for the first rollouts, else the intervention's name; `spent` are the
+    tokens of the calls that made it, shared evenly among the first rollouts.
+    """
+
+    id: str
+    position: int
+    operator: str
+    temperature: float
+    seed: int
+    text: str
+    finish_reason: str
+    tokens: int
+    spent: int
+    details: dict[str, Any]
+    verdict: VerdictData | None
+
+
+class DecisionData(TypedDict):
+    """One decision of the router; see `recov_graph.routing.Decision`."""
+
+    id: str
+    step: int
+    operator: str | None
+    regime: str
+    probability: float
+    expected_rescue: float
+    candidates: list[dict[str, Any]]
+    reason: str
+    policy: str
+    policy_hash: str
+
+
+class RecoveryInput(TypedDict, total=False):
+    """A problem's fields, or chat messages of which the last human one is the prompt."""
+
+    problem: dict[str, Any]
+    messages: Annotated[list[AnyMessage], add_messages]
+
+
+class RecoveryOutput(TypedDict, total=False):
+    """What a recovery ends with.
+
+    Attributes:
+        solved: whether an attempt passed.
+        answer: the best attempt's answer, or its text where the verifier extracts none.
+        best: the attempt that passed, else the best so far.
+        regime: what kind of failure it was predicted to be; None where the first samples passed.
+        stop_reason: why the recovery ended.
+        features: the problem's features, or None where none were measured.
+        route: the router's decisions in order.
+        attempts: all rollouts in order.
+        usage: tokens and seconds spent.
+        error: what went wrong, for the stop reasons "model_error" and "verifier_error".
+    """
+
+    solved: bool
+    answer: str | None
+    best: AttemptData | None
+    regime: str | None
+    stop_reason: StopReason
+    features: dict[str, float] | None
+    route: list[DecisionData]
+    attempts: list[AttemptData]
+    usage: dict[str, Any]
+    error: str | None
+    messages: Annotated[list[AnyMessage], add_messages]
+
+
+class RecoveryState(RecoveryOutput, total=False):
+    """Everything between the nodes. Every node writes whole values, so nothing is ever doubled."""
+
+    problem: dict[str, Any]
+    recovery_id: str
+    calls: dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryContext:
+    """What may differ from one invocation to the next; None keeps the graph's own setting.
+
+    Args:
+        max_attempts: as `Budget.max_attempts`.
+        max_tokens: as `Budget.max_tokens`.
+        max_seconds: as `Budget.max_seconds`.
+        temperature: decoding temperature of plain rollouts.
+        seed: makes the run repeatable.
+    """
+
+    max_attempts: int | None = None
+    max_tokens: int | None = None
+    max_seconds: float | None = None
+    temperature: float | None = None
+    seed: int | None = None

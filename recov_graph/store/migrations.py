@@ -1,0 +1,192 @@
+"""The database schema, as the list of steps that lead to it. Steps are only ever added."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlite_utils import Database, Migrations
+
+migrations = Migrations("recov_graph")
+
+
+def _create(
+    db: Database,
+    table: str,
+    columns: dict[str, Any],
+    *,
+    optional: tuple[str, ...] = (),
+    references: tuple[tuple[str, str], ...] = (),
+) -> None:
+    """A STRICT table whose first column is the key and whose columns may not be NULL but some."""
+    key = next(iter(columns))
+    db.table(table).create(
+        columns,
+        pk=key,
+        not_null=set(columns) - set(optional),
+        foreign_keys=[(column, other, "id") for column, other in references],
+        strict=True,
+    )
+    for column, _ in references:
+        if column != key:
+            db.table(table).create_index([column])
+
+
+SPENT = {
+    "prompt_tokens": int,
+    "completion_tokens": int,
+    "scored_tokens": int,
+    "seconds": float,
+}
+
+
+@migrations()
+def m001_traces(db: Database) -> None:
+    _create(db, "settings", {"id": str, "value": str})
+    _create(
+        db,
+        "runs",
+        {
+            "id": str,
+            "kind": str,
+            "model": str,
+            "verifier": str,
+            "policy": str,
+            "policy_hash": str,
+            "package_version": str,
+            "feature_version": int,
+            "router_version": int,
+            "store_text": str,
+            "seed": int,
+            "started_at": str,
+        },
+        optional=("seed",),
+    )
+    _create(
+        db,
+        "problems",
+        {
+            "id": str,
+            "run_id": str,
+            "key": str,
+            "task": str,
+            "prompt": str,
+            "answer": str,
+            "started_at": str,
+        },
+        optional=("prompt", "answer"),
+        references=(("run_id", "runs"),),
+    )
+    _create(
+        db,
+        "outcomes",
+        {
+            "id": str,
+            "solved": int,
+            "best_rollout": str,
+            "regime": str,
+            "stop_reason": str,
+            "attempts": int,
+            **SPENT,
+            "finished_at": str,
+        },
+        optional=("best_rollout", "regime"),
+        references=(("id", "problems"),),
+    )
+    _create(
+        db,
+        "calls",
+        {"id": str, "problem_id": str, "purpose": str, **SPENT},
+        references=(("problem_id", "problems"),),
+    )
+    _create(
+        db,
+        "rollouts",
+        {
+            "id": str,
+            "problem_id": str,
+            "position": int,
+            "operator": str,
+            "temperature": float,
+            "seed": int,
+            "finish_reason": str,
+            "tokens": int,
+            "text": str,
+            "created_at": str,
+        },
+        optional=("text",),
+        references=(("problem_id", "problems"),),
+    )
+    _create(
+        db,
+        "verdicts",
+        {
+            "id": str,
+            "value": str,
+            "score": float,
+            "answer": str,
+            "explanation": str,
+            "verifier": str,
+        },
+        optional=("score", "answer", "explanation"),
+        references=(("id", "rollouts"),),
+    )
+    _create(
+        db,
+        "token_arrays",
+        {
+            "id": str,
+            "length": int,
+            "signals": bytes,
+            "taken": bytes,
+            "specialist": bytes,
+            "ancestor": bytes,
+        },
+        optional=("taken", "specialist", "ancestor"),
+        references=(("id", "rollouts"),),
+    )
+    _create(
+        db,
+        "features",
+        {
+            "id": str,
+            "junction": int,
+            "spread": float,
+            "concentration": float,
+            "logit_dispersion": float,
+            "feature_version": int,
+        },
+        references=(("id", "rollouts"),),
+    )
+    _create(
+        db,
+        "decisions",
+        {
+            "id": str,
+            "problem_id": str,
+            "step": int,
+            "regime": str,
+            "operator": str,
+            "probability": float,
+            "expected_rescue": float,
+            "candidates": str,
+            "reason": str,
+            "policy": str,
+            "policy_hash": str,
+            "created_at": str,
+        },
+        optional=("operator",),
+        references=(("problem_id", "problems"),),
+    )
+    _create(
+        db,
+        "interventions",
+        {
+            "id": str,
+            "decision_id": str,
+            "operator": str,
+            "outcome": str,
+            "tokens": int,
+            "details": str,
+        },
+        references=(("id", "rollouts"), ("decision_id", "decisions")),
+    )

@@ -1,0 +1,219 @@
+"""All SQL of the trace store. Writes are upserts on ids made by the caller, so a repeat is safe."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from sqlite_utils import Database
+
+from recov_graph.errors import InvalidInputError, StoreError
+from recov_graph.features import TraceFeatures
+from recov_graph.rollout import Rollout
+from recov_graph.signals import FEATURE_VERSION, TokenSignals
+from recov_graph.store.blobs import pack, pack_topk, unpack, unpack_topk
+from recov_graph.store.migrations import migrations
+from recov_graph.trace import Trace
+
+StoreText = Literal["full", "hash", "none"]
+Row = dict[str, Any]
+BUSY_SECONDS = 30.0
+# Columns that hold what a user or a model wrote.
+TEXT_COLUMNS = {
+    "problems": ("prompt", "answer"),
+    "rollouts": ("text",),
+    "verdicts": ("answer", "explanation"),
+}
+
+
+def now() -> str:
+    """The time in UTC as ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+class TraceStore:
+    """One SQLite file in WAL mode, written through one locked connection; usable from any thread.
+
+    Args:
+        path: the file, made with its folders where missing; ":memory:" for a store that is gone
+            when closed.
+        store_text: "full" keeps prompts, answers and outputs; "hash" keeps salted hashes of them;
+            "none" keeps neither. Token ids are text in another guise and are kept with "full" only.
+
+    Raises:
+        StoreError: the file cannot be opened or written, is no database, or is of a newer version.
+    """
+
+    def __init__(self, path: str | Path, *, store_text: StoreText = "full") -> None:
+        if store_text not in get_args(StoreText):
+            raise InvalidInputError(
+                f"store_text is {store_text!r}; it must be one of {', '.join(get_args(StoreText))}"
+            )
+        self.path = str(path)
+        self.store_text = store_text
+        self._lock = threading.RLock()
+        with self._clear_errors():
+            if self.path != ":memory:":
+                Path(self.path).parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(
+                self.path, timeout=BUSY_SECONDS, check_same_thread=False, isolation_level=None
+            )
+            self._db = Database(self._connection)
+            self._prepare()
+
+    def _prepare(self) -> None:
+        self._db.execute("PRAGMA foreign_keys = ON")
+        self._refuse_newer()
+        self._db.enable_wal()
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        with self._transaction():
+            migrations.apply(self._db)
+            self._db.execute(
+                "INSERT OR IGNORE INTO settings (id, value) VALUES ('salt', ?)",
+                [secrets.token_hex(16)],
+            )
+        rows = self.query("SELECT value FROM settings WHERE id = 'salt'")
+        self._salt = bytes.fromhex(rows[0]["value"])
+
+    def _refuse_newer(self) -> None:
+        known = {migration.name for migration in migrations.pending(Database(memory=True))}
+        for migration in migrations.applied(self._db):
+            if migration.name not in known:
+                raise StoreError(
+                    f"{self.path} was written by a newer recov-graph (it has {migration.name!r}); "
+                    "upgrade with `pip install -U recov-graph` or name another file with --db"
+                )
+
+    def close(self) -> None:
+        """Close the file; a closed store cannot be used again."""
+        with self._lock:
+            self._connection.close()
+
+    def __enter__(self) -> TraceStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def write(self, **tables: Sequence[Mapping[str, Any]]) -> None:
+        """Insert or update rows by their id, all or none: ``write(runs=[...], problems=[...])``.
+
+        Text columns are kept, hashed or dropped as `store_text` says. Tables that are referred to
+        come before those that refer to them.
+
+        Raises:
+            StoreError: the database refuses the rows; nothing of this call is stored then.
+        """
+        with self._clear_errors(), self._transaction():
+            for table, rows in tables.items():
+                if rows:
+                    redacted = [self._redacted(table, row) for row in rows]
+                    self._db.conn.executemany(self._upsert(table, tuple(rows[0])), redacted)
+
+    def write_traces(self, traces: Mapping[str, Trace]) -> None:
+        """Store what was measured on failed rollouts that are in the store already, by their id."""
+        self.write(
+            token_arrays=[self._arrays(name, trace) for name, trace in traces.items()],
+            features=[
+                {"id": name, **trace.features._asdict(), "feature_version": FEATURE_VERSION}
+                for name, trace in traces.items()
+            ],
+        )
+
+    def _arrays(self, rollout_id: str, trace: Trace) -> Row:
+        full = self.store_text == "full"
+        rollout = trace.rollout
+        return {
+            "id": rollout_id,
+            "length": len(rollout),
+            "signals": pack(np.asarray(trace.signals, np.float32)),
+            "taken": pack(rollout.token_ids) if full else None,
+            "specialist": pack_topk(rollout.specialist) if full else None,
+            "ancestor": pack_topk(rollout.ancestor) if full else None,
+        }
+
+    def read_trace(self, rollout_id: str) -> Trace | None:
+        """What `write_trace` stored; None where there is nothing or the tokens were not kept."""
+        rows = self.query(
+            "SELECT * FROM token_arrays JOIN features USING (id) JOIN rollouts USING (id) "
+            "WHERE id = ? AND taken IS NOT NULL",
+            [rollout_id],
+        )
+        if not rows:
+            return None
+        row = rows[0]
+        rollout = Rollout(
+            text=row["text"],
+            token_ids=unpack(row["taken"])[0],
+            finish_reason=row["finish_reason"],
+            specialist=unpack_topk(row["specialist"]),
+            ancestor=unpack_topk(row["ancestor"]),
+        )
+        signals = TokenSignals(*unpack(row["signals"])[0].astype(np.float64))
+        return Trace(rollout, signals, TraceFeatures(*(row[n] for n in TraceFeatures._fields)))
+
+    def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        """Rows of a SELECT as dictionaries."""
+        with self._clear_errors(), self._lock:
+            cursor = self._db.execute(sql, list(parameters))
+            names = [column[0] for column in cursor.description]
+            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+    def schema(self) -> str:
+        """The SQL that makes an empty store."""
+        return self._db.schema
+
+    def key(self, value: str) -> str:
+        """A user's own id as the `key` column holds it: itself, or its salted hash."""
+        return value if self.store_text == "full" else self._hash(value)
+
+    def _redacted(self, table: str, row: Mapping[str, Any]) -> Row:
+        kept = dict(row)
+        for column in TEXT_COLUMNS.get(table, ()):
+            value = kept.get(column)
+            if self.store_text != "full" and value is not None:
+                kept[column] = self._hash(value) if self.store_text == "hash" else None
+        if table == "problems":
+            kept["key"] = self.key(kept["key"])
+        return kept
+
+    def _hash(self, text: str) -> str:
+        return hashlib.blake2b(text.encode(), digest_size=16, key=self._salt).hexdigest()
+
+    def _upsert(self, table: str, columns: tuple[str, ...]) -> str:
+        names = ", ".join(f'"{column}"' for column in columns)
+        values = ", ".join(f":{column}" for column in columns)
+        changed = ", ".join(f'"{c}" = excluded."{c}"' for c in columns if c != "id")
+        return (
+            f'INSERT INTO "{table}" ({names}) VALUES ({values}) '
+            f"ON CONFLICT (id) DO UPDATE SET {changed}"
+        )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._db.rollback()
+                raise
+            self._db.execute("COMMIT")
+
+    @contextmanager
+    def _clear_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(
+                f"trace store {self.path}: {error}; check that the path can be written and is "
+                "a recov-graph database, or name another with --db or RECOV_GRAPH_DB"
+            ) from error

@@ -1,0 +1,132 @@
+"""The program that `python_test` starts for each output; it is never imported.
+
+It imports nothing of this package, for it runs under `python -I` in an empty folder.
+
+Standard input: a JSON object with the candidate's `code`, the `tests`, a secret `token` and the
+limits `cpu` (seconds), `memory` and `file` (bytes). Standard error: what the code prints, on
+either stream. Standard output, in lines: `ready` before the candidate runs, or `broken` and why
+where the tests are no Python; then the token and `passed` or `memory` once that is known.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import linecache
+import os
+import sys
+import traceback
+import types
+from collections.abc import Callable
+
+CANDIDATE, TESTS = "<candidate>", "<tests>"
+
+
+def main() -> None:
+    """Runs candidate and tests, and ends the process with code 0 only if all tests passed."""
+    job = json.load(sys.stdin)
+    report = take_over_streams()
+    limit(job["cpu"], job["memory"], job["file"])
+    try:
+        tests = compile(job["tests"], TESTS, "exec", dont_inherit=True)
+    except (SyntaxError, ValueError, RecursionError) as error:
+        report(f"broken {type(error).__name__}: {error}")
+        return
+    report("ready")
+    code = 1
+    try:
+        run(job["code"], tests, job["tests"])
+        report(job["token"] + " passed")
+        code = 0
+    except MemoryError:
+        report(job["token"] + " memory")
+    except BaseException as error:
+        print_failure(error)
+    finally:
+        end(code)
+
+
+def take_over_streams() -> Callable[[str], int]:
+    """Leaves the candidate no input and one output; returns what writes a line to the parent."""
+    channel = os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return lambda line: os.write(channel, line.encode(errors="replace") + b"\n")
+
+
+def limit(cpu: int, memory: int, file: int) -> None:
+    """Sets the limits of this process and its children, where the platform has them."""
+    try:
+        import resource
+    except ImportError:
+        return
+    wanted = {
+        resource.RLIMIT_CPU: cpu,
+        resource.RLIMIT_AS: memory,
+        resource.RLIMIT_FSIZE: file,
+        resource.RLIMIT_CORE: 0,
+    }
+    for kind, value in wanted.items():
+        hard = resource.getrlimit(kind)[1]
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(kind, (value, value))
+
+
+def run(code: str, tests: types.CodeType, tests_source: str) -> None:
+    """Runs both in one module, then the test functions; raises what they raise."""
+    module = types.ModuleType("candidate")
+    # Tests that end in `unittest.main()` look for their cases in `__main__`.
+    sys.modules["candidate"] = sys.modules["__main__"] = module
+    for name, source in ((CANDIDATE, code), (TESTS, tests_source)):
+        linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+    try:
+        exec(compile(code, CANDIDATE, "exec", dont_inherit=True), module.__dict__)
+        module.__name__ = "__main__"
+        exec(tests, module.__dict__)
+        for name in test_functions(tests_source):
+            getattr(module, name)()
+    except SystemExit as stop:
+        if stop.code not in (None, 0) or candidate_in(stop):
+            raise
+
+
+def test_functions(source: str) -> list[str]:
+    """The functions `test_*()` that the tests define, in order; unlike pytest, no fixtures."""
+    names = [
+        node.name
+        for node in ast.parse(source).body
+        if isinstance(node, ast.FunctionDef) and not node.args.args
+    ]
+    return [name for name in names if name.startswith("test_")]
+
+
+def candidate_in(error: BaseException) -> bool:
+    """Whether the candidate's code had a part in raising the error."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_code.co_filename == CANDIDATE for frame, _ in frames)
+
+
+def print_failure(error: BaseException) -> None:
+    """Prints the traceback without the frames of this program."""
+    if isinstance(error, SystemExit):
+        print(f"SystemExit({error.code!r}) before the tests had finished", file=sys.stderr)
+        return
+    frames = error.__traceback__
+    while frames and frames.tb_frame.f_code.co_filename == __file__:
+        frames = frames.tb_next
+    traceback.print_exception(type(error), error, frames)
+
+
+def end(code: int) -> None:
+    """Ends at once, without waiting for threads the candidate left behind."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""Arrays of the problems under way, too bulky for the graph's state, in bounded memory."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from recov_graph.rollout import Rollout
+from recov_graph.trace import Trace
+
+KEPT_PROBLEMS = 256
+
+
+@dataclass(slots=True)
+class Arrays:
+    """First rollouts and measured traces of one problem, by attempt id."""
+
+    rollouts: dict[str, Rollout] = field(default_factory=dict)
+    traces: dict[str, Trace] = field(default_factory=dict)
+
+
+class Workspace:
+    """The arrays of the problems taken up last; an older one's may be gone when asked for."""
+
+    def __init__(self, capacity: int = KEPT_PROBLEMS) -> None:
+        self._capacity = capacity
+        self._problems: OrderedDict[str, Arrays] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def of(self, recovery_id: str) -> Arrays:
+        """The problem's arrays, empty where there are none."""
+        with self._lock:
+            arrays = self._problems.setdefault(recovery_id, Arrays())
+            self._problems.move_to_end(recovery_id)
+            while len(self._problems) > self._capacity:
+                self._problems.popitem(last=False)
+            return arrays
+
+    def drop(self, recovery_id: str) -> None:
+        """Forget a problem that has ended."""
+        with self._lock:
+            self._problems.pop(recovery_id, None)
