@@ -6,6 +6,7 @@ every part of the loop runs for real on any laptop; ``pair/README.md`` is their 
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from functools import lru_cache
@@ -119,6 +120,13 @@ class EmbeddedPair:
         """Start a rollout that the caller steers token by token."""
         context = self._context(prompt, prefix)
         return EmbeddedSession(self._specialist, self._ancestor, context, self.end_token)
+
+    def swapped(self) -> EmbeddedPair:
+        """The pair with its roles exchanged: the ancestor samples, the specialist is its base."""
+        other = copy.copy(self)
+        other.name = f"{self.name}-swapped"
+        other._specialist, other._ancestor = self._ancestor, self._specialist
+        return other
 
     def decode(self, tokens: Sequence[int] | Ids) -> str:
         """The text of a completion's tokens; special tokens have none."""

@@ -33,6 +33,12 @@ TEXT_COLUMNS = {
     "verdicts": ("answer", "explanation"),
 }
 
+PROBLEMS = (
+    "SELECT problems.*, outcomes.*, problems.id AS id, "
+    "prompt_tokens + completion_tokens + scored_tokens AS tokens "
+    "FROM problems LEFT JOIN outcomes ON outcomes.id = problems.id"
+)
+
 
 def now() -> str:
     """The time in UTC as ISO 8601."""
@@ -159,6 +165,41 @@ class TraceStore:
         )
         signals = TokenSignals(*unpack(row["signals"])[0].astype(np.float64))
         return Trace(rollout, signals, TraceFeatures(*(row[n] for n in TraceFeatures._fields)))
+
+    def run(self, run_id: str | None = None) -> Row | None:
+        """A run by its id, or the latest; None where there is none."""
+        rows = self.query(
+            "SELECT * FROM runs WHERE ?1 IS NULL OR id = ?1 ORDER BY started_at DESC LIMIT 1",
+            [run_id],
+        )
+        return rows[0] if rows else None
+
+    def run_problems(self, run_id: str) -> list[Row]:
+        """The problems of a run with how each ended, in order; tokens are those of all calls."""
+        return self.query(f"{PROBLEMS} WHERE run_id = ? ORDER BY problems.rowid", [run_id])
+
+    def run_problem(self, run_id: str, key: str) -> Row | None:
+        """One problem of a run by the user's own id of it."""
+        rows = self.query(
+            f"{PROBLEMS} WHERE run_id = ? AND key IN (?, ?)", [run_id, key, self._hash(key)]
+        )
+        return rows[0] if rows else None
+
+    def problem_attempts(self, problem_id: str) -> list[Row]:
+        """The rollouts of a problem with verdict and, for interventions, the decision's id."""
+        return self.query(
+            "SELECT rollouts.*, verdicts.value, verdicts.answer, verdicts.explanation, "
+            "interventions.decision_id, interventions.outcome FROM rollouts "
+            "LEFT JOIN verdicts USING (id) LEFT JOIN interventions USING (id) "
+            "WHERE problem_id = ? ORDER BY position",
+            [problem_id],
+        )
+
+    def problem_decisions(self, problem_id: str) -> list[Row]:
+        """The router's decisions on a problem, in order."""
+        return self.query(
+            "SELECT * FROM decisions WHERE problem_id = ? ORDER BY step", [problem_id]
+        )
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """Rows of a SELECT as dictionaries."""

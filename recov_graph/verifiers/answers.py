@@ -20,7 +20,14 @@ from recov_graph.verifiers.extract import (
     last_match,
     search,
 )
-from recov_graph.verifiers.verdict import Check, UnscorableError, Verdict, Verifier, short
+from recov_graph.verifiers.verdict import (
+    Check,
+    UnscorableError,
+    Verdict,
+    Verifier,
+    positive,
+    short,
+)
 
 # Digits glued to a letter ("m2", "H2O") are no numbers; a sign right after a digit, a letter or a
 # bracket is an operator or a dash.
@@ -158,8 +165,7 @@ def regex(*, pattern: str | None = None, full: bool = False, seconds: float = 1.
     Raises:
         InvalidInputError: for a pattern that does not compile, or no positive time limit.
     """
-    if not 0 < seconds < math.inf:
-        raise InvalidInputError(f"seconds={seconds!r}; legal is a number greater than 0")
+    seconds = positive("seconds", seconds)
     fixed = None if pattern is None else checked_pattern(pattern, "pattern")
 
     def check(problem: Problem, text: str) -> Verdict:

@@ -106,7 +106,7 @@ def _last_group(source: str) -> Extract:
     def last_group(text: str) -> str | None:
         found = None
         with too_slow_is_unscorable(pattern, SECONDS):
-            for match in pattern.finditer(text, timeout=SECONDS, concurrent=True):
+            for match in pattern.finditer(text, timeout=SECONDS):
                 found = match.group(1)
         return found
 
@@ -133,11 +133,11 @@ def search(pattern: Pattern[str], text: str, *, seconds: float, full: bool) -> M
     Raises:
         UnscorableError: where that takes more than `seconds`.
     """
-    # The standard `re` cannot be stopped and holds the interpreter lock while it backtracks; with
-    # `concurrent`, this one lets other threads go on.
+    # The standard `re` cannot be stopped and holds the interpreter lock while it backtracks; the
+    # regex package takes a time limit and lets other threads go on.
     find = pattern.fullmatch if full else pattern.search
     with too_slow_is_unscorable(pattern, seconds):
-        return find(text, timeout=seconds, concurrent=True)
+        return find(text, timeout=seconds)
 
 
 @contextmanager

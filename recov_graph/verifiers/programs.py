@@ -11,13 +11,21 @@ import signal
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from recov_graph.errors import InvalidInputError
 from recov_graph.problem import Problem
 from recov_graph.verifiers.extract import fenced_block
-from recov_graph.verifiers.verdict import Check, UnscorableError, Verdict, Verifier, short
+from recov_graph.verifiers.verdict import (
+    Check,
+    UnscorableError,
+    Verdict,
+    Verifier,
+    positive,
+    short,
+)
 
 PROGRAM = Path(__file__).with_name("run_tests.py")
 FILE_BYTES = 10_000_000
@@ -27,14 +35,15 @@ KEPT = ("LD_LIBRARY_PATH", "SYSTEMROOT")
 
 
 def python_test(
-    *, tests: str | None = None, seconds: float = 10.0, memory_mb: int = 512
+    *, tests: str | None = None, seconds: float = 10.0, memory_mb: float = 512
 ) -> Verifier:
     """A verifier: the output's Python code passes tests, in a process of its own.
 
     The code is the last block fenced as Python, else the whole output. It runs first, as a module
     (`__name__` is not "__main__"), then the test code in the same namespace, as "__main__"; last,
-    the functions `test_*()` that the test code defines. Passed means that the end was reached;
-    ending early, by `sys.exit(0)` too, is failed. So are too much time and too much memory.
+    the functions `test_*()` that the test code defines. Passed means that the end was reached, or
+    that `unittest.main()` in the tests was content; ending early, by `sys.exit(0)` too, is failed.
+    So are too much time and too much memory.
     Unscored are tests that are no Python, and a process that does not start.
 
     The process has an empty temporary folder, no input, no environment variables of ours, and may
@@ -55,10 +64,7 @@ def python_test(
     Raises:
         InvalidInputError: for tests that are no Python, or a limit that is not positive.
     """
-    if not 0 < seconds < math.inf:
-        raise InvalidInputError(f"seconds={seconds!r}; legal is a number greater than 0")
-    if memory_mb <= 0:
-        raise InvalidInputError(f"memory_mb={memory_mb!r}; legal is a number greater than 0")
+    limits = _Limits(positive("seconds", seconds), positive("memory_mb", memory_mb))
     if tests is not None:
         _refuse_broken(tests)
 
@@ -68,10 +74,15 @@ def python_test(
             raise UnscorableError(f"the problem's answer {short(repr(source))} is not test code")
         code = fenced_block(text, ("python", "py", "python3"))
         code = text if code is None else code
+        token = secrets.token_hex(16)
         try:
-            return _run(code, source, seconds, memory_mb)
+            ending = _run({"code": code, "tests": source, "token": token}, limits)
         except OSError as error:
             raise UnscorableError(f"the test process could not be started: {error}") from error
+        fault = _fault(ending, token, limits)
+        if fault is None:
+            return Verdict("passed", answer=code, explanation="the tests passed")
+        return Verdict("failed", answer=code, explanation=f"{fault}\n{ending.tail}".strip())
 
     return Check("python_test", check)
 
@@ -79,20 +90,35 @@ def python_test(
 def _refuse_broken(tests: str) -> None:
     try:
         compile(tests, "<tests>", "exec", dont_inherit=True)
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, TypeError, ValueError) as error:
         raise InvalidInputError(f"tests={short(repr(tests))} is not Python: {error}") from None
 
 
-def _run(code: str, tests: str, seconds: float, memory_mb: int) -> Verdict:
-    token = secrets.token_hex(16)
-    job = {
-        "code": code,
-        "tests": tests,
-        "token": token,
-        "cpu": math.ceil(seconds) + 1,
-        "memory": int(memory_mb * 1_000_000),
-        "file": FILE_BYTES,
-    }
+@dataclass(frozen=True)
+class _Limits:
+    seconds: float
+    memory_mb: float
+
+    def for_process(self) -> dict[str, int]:
+        """The limits the process sets itself; the wall clock stops it before CPU time does."""
+        memory = int(self.memory_mb * 1_000_000)
+        return {"cpu": math.ceil(self.seconds) + 1, "memory": memory, "file": FILE_BYTES}
+
+
+@dataclass(frozen=True)
+class _Ending:
+    exit_code: int | None  # None after a time-out
+    reports: list[str]
+    output_bytes: int
+    tail: str
+
+
+def _run(job: dict[str, str], limits: _Limits) -> _Ending:
+    """Runs the job in a process and waits for its end.
+
+    Raises:
+        OSError: where the process cannot be started.
+    """
     # Nameless files, unlike pipes, need nobody to drain them and obey the limit on file size.
     with (
         tempfile.TemporaryDirectory(prefix="recov-graph-", ignore_cleanup_errors=True) as folder,
@@ -100,7 +126,7 @@ def _run(code: str, tests: str, seconds: float, memory_mb: int) -> Verdict:
         tempfile.TemporaryFile() as channel,
         tempfile.TemporaryFile() as output,
     ):
-        order.write(json.dumps(job).encode())
+        order.write(json.dumps(job | limits.for_process()).encode())
         order.seek(0)
         process = subprocess.Popen(
             [sys.executable, "-I", "-X", "utf8", str(PROGRAM)],
@@ -111,25 +137,10 @@ def _run(code: str, tests: str, seconds: float, memory_mb: int) -> Verdict:
             env=_environment(folder),
             start_new_session=True,
         )
-        exit_code = _wait(process, seconds)
+        exit_code = _wait(process, limits.seconds)
         channel.seek(0)
         reports = channel.read(10_000).decode(errors="replace").splitlines()
-        size, tail = _tail(output)
-    if not reports:
-        raise UnscorableError(f"the test process did not start within {seconds:g} s: {tail}")
-    if reports[0].startswith("broken "):
-        raise UnscorableError(f"the tests are not Python: {reports[0].removeprefix('broken ')}")
-    if exit_code == 0 and f"{token} passed" in reports:
-        return Verdict("passed", answer=code, explanation="the tests passed")
-    if exit_code is None:
-        reason = f"stopped after {seconds:g} s"
-    elif f"{token} memory" in reports:
-        reason = f"out of memory (the limit is {memory_mb} MB)"
-    elif size >= FILE_BYTES:
-        reason = f"more than {FILE_BYTES // 1_000_000} MB of output"
-    else:
-        reason = _ending(exit_code)
-    return Verdict("failed", answer=code, explanation=f"{reason}\n{tail}".strip())
+        return _Ending(exit_code, reports, *_size_and_tail(output))
 
 
 def _environment(folder: str) -> dict[str, str]:
@@ -154,16 +165,33 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> int | None:
         process.wait()
 
 
-def _tail(output: BinaryIO) -> tuple[int, str]:
-    """Size of the output in bytes, and its end as text."""
+def _size_and_tail(output: BinaryIO) -> tuple[int, str]:
     size = output.seek(0, os.SEEK_END)
     output.seek(max(0, size - TAIL_BYTES))
     return size, output.read(TAIL_BYTES).decode(errors="replace").strip()
 
 
-def _ending(exit_code: int) -> str:
-    if exit_code == 0:
-        return "ended with exit code 0 before the tests had finished"
-    if exit_code < 0:
-        return f"killed by signal {-exit_code} ({signal.strsignal(-exit_code)})"
-    return f"exit code {exit_code}"
+def _fault(ending: _Ending, token: str, limits: _Limits) -> str | None:
+    """Why the code failed, None where it passed.
+
+    Raises:
+        UnscorableError: where it did not come to run.
+    """
+    if not ending.reports:
+        raise UnscorableError(
+            f"the test process did not start (limit {limits.seconds:g} s): {ending.tail}"
+        )
+    if ending.reports[0].startswith("broken "):
+        raise UnscorableError(f"the tests are not Python: {ending.reports[0][7:]}")
+    if ending.exit_code is None:
+        return f"out of time (limit {limits.seconds:g} s)"
+    if f"{token} memory" in ending.reports:
+        return f"out of memory (limit {limits.memory_mb:g} MB)"
+    if ending.exit_code < 0:
+        return f"killed by signal: {signal.strsignal(-ending.exit_code)}"
+    if ending.exit_code == 0:
+        proved = f"{token} passed" in ending.reports
+        return None if proved else "ended with exit code 0 before the tests had finished"
+    if ending.output_bytes >= FILE_BYTES:
+        return f"more than {FILE_BYTES // 1_000_000} MB of output"
+    return f"exit code {ending.exit_code}"

@@ -88,7 +88,7 @@ def run(code: str, tests: types.CodeType, tests_source: str) -> None:
         for name in test_functions(tests_source):
             getattr(module, name)()
     except SystemExit as stop:
-        if stop.code not in (None, 0) or candidate_in(stop):
+        if stop.code or not from_unittest(stop):
             raise
 
 
@@ -102,16 +102,18 @@ def test_functions(source: str) -> list[str]:
     return [name for name in names if name.startswith("test_")]
 
 
-def candidate_in(error: BaseException) -> bool:
-    """Whether the candidate's code had a part in raising the error."""
-    frames = traceback.walk_tb(error.__traceback__)
-    return any(frame.f_code.co_filename == CANDIDATE for frame, _ in frames)
+def from_unittest(stop: SystemExit) -> bool:
+    """Whether `unittest.main()` in the tests ended the process; in the candidate it may not."""
+    frames = [frame for frame, _ in traceback.walk_tb(stop.__traceback__)]
+    if any(frame.f_code.co_filename == CANDIDATE for frame in frames):
+        return False
+    return frames[-1].f_globals.get("__name__") == "unittest.main"
 
 
 def print_failure(error: BaseException) -> None:
     """Prints the traceback without the frames of this program."""
     if isinstance(error, SystemExit):
-        print(f"SystemExit({error.code!r}) before the tests had finished", file=sys.stderr)
+        print(f"stopped by SystemExit({error.code!r})", file=sys.stderr)
         return
     frames = error.__traceback__
     while frames and frames.tb_frame.f_code.co_filename == __file__:

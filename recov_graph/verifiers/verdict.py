@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import numbers
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -111,6 +113,17 @@ def judge(verifier: Verifier, problem: Problem, text: str) -> Verdict:
 def describe(error: Exception) -> str:
     """Type and message of an exception; never raises, even where its `__str__` does."""
     return short("".join(traceback.format_exception_only(error)).strip(), 500)
+
+
+def positive(option: str, value: float) -> float:
+    """The value of an option that must be a finite number above 0.
+
+    Raises:
+        InvalidInputError: where it is not.
+    """
+    if isinstance(value, numbers.Real) and 0 < value < math.inf:
+        return value
+    raise InvalidInputError(f"{option}={value!r}; legal is a number greater than 0")
 
 
 def short(text: str, limit: int = 80) -> str:

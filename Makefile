@@ -1,0 +1,52 @@
+# Everything runs in .venv, made on first use; versions are those of constraints.txt.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.PHONY: demo test test-slow lint types benchmarks train clean
+
+demo: $(VENV)/.installed
+	$(BIN)/recov-graph demo
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-test
+	$(BIN)/mypy
+
+benchmarks: $(VENV)/.installed-test
+	$(BIN)/python -m benchmarks
+
+# Trains the embedded pair anew and measures it: under 60 minutes on 2 cores.
+train: $(VENV)/.installed-train
+	$(BIN)/python -m training.train_pair
+	$(BIN)/python -m training.measure_pair
+
+clean:
+	rm -rf $(VENV) build dist
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.python pyproject.toml constraints.txt
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.python pyproject.toml constraints.txt
+	$(PIP) --editable ".[test]"
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-train: $(VENV)/.python pyproject.toml constraints.txt
+	$(PIP) --editable ".[train]"
+	@touch $@ $(VENV)/.installed

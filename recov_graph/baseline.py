@@ -1,0 +1,97 @@
+"""Retry alone, measured: what fresh samples would have rescued with the same tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from recov_graph.models.base import Model
+from recov_graph.nodes import call_seed
+from recov_graph.problem import Problem
+from recov_graph.verifiers import Verifier, judge
+
+RETRY_ALONE = "retry alone"
+FIRST_POSITION = 1000  # seeds of its own: none of these samples is one the graph has drawn
+
+
+@dataclass(slots=True)
+class RetryAlone:
+    """The outcome of spending a number of tokens on nothing but fresh samples.
+
+    Attributes:
+        rescued: ids of the problems that an attempt passed.
+        attempts: samples drawn.
+        tokens: tokens spent, prompts included; at most one attempt over the limit.
+    """
+
+    rescued: set[str] = field(default_factory=set)
+    attempts: int = 0
+    tokens: int = 0
+
+
+def retry_alone(
+    model: Model,
+    verifier: Verifier,
+    problems: Sequence[Problem],
+    *,
+    tokens: int,
+    temperature: float,
+    max_new_tokens: int,
+    seed: int | None,
+    draw: int = 1,
+) -> RetryAlone:
+    """Sample the problems in rounds, each leaving when solved, until the tokens are spent.
+
+    Tokens that a solved problem no longer needs go to the others: the strongest form of retrying.
+
+    Args:
+        model: only its `sample` is used.
+        verifier: judges each sample.
+        problems: those whose first samples failed.
+        tokens: the limit over all problems; an attempt begins while less is spent.
+        temperature: decoding temperature.
+        max_new_tokens: longest completion.
+        seed: as for the graph.
+        draw: samples drawn at a time; only those that are reached are charged and judged.
+    """
+    result = RetryAlone()
+    streams = {
+        problem.id: _attempts(model, verifier, problem, temperature, max_new_tokens, seed, draw)
+        for problem in problems
+    }
+    while streams and result.tokens < tokens:
+        for problem_id, stream in list(streams.items()):
+            if result.tokens >= tokens:
+                break
+            passed, spent = next(stream)
+            result.attempts += 1
+            result.tokens += spent
+            if passed:
+                result.rescued.add(problem_id)
+                del streams[problem_id]
+    return result
+
+
+def _attempts(
+    model: Model,
+    verifier: Verifier,
+    problem: Problem,
+    temperature: float,
+    max_new_tokens: int,
+    seed: int | None,
+    draw: int,
+) -> Iterator[tuple[bool, int]]:
+    """(passed, tokens) of one fresh sample after the other, without end."""
+    read = model.prompt_length(problem.prompt)
+    position = FIRST_POSITION
+    while True:
+        rollouts = model.sample(
+            problem.prompt,
+            n=draw,
+            temperature=temperature,
+            max_tokens=max_new_tokens,
+            seed=call_seed(seed, problem.id, position),
+        ).rollouts
+        for rollout in rollouts:
+            yield judge(verifier, problem, rollout.text).passed, read + len(rollout)
+        position += 1

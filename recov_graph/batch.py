@@ -1,0 +1,139 @@
+"""Many problems through one graph, and the figures that sum a batch up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from recov_graph.baseline import RetryAlone, retry_alone
+from recov_graph.graph import CompiledGraph
+from recov_graph.models.base import Model
+from recov_graph.problem import Problem
+from recov_graph.verifiers import Verifier
+
+
+@dataclass(slots=True)
+class Batch:
+    """Problems with what the graph made of them.
+
+    Attributes:
+        results: (problem, the graph's output), in order.
+        seconds: wall-clock time of the graph.
+        retry: what retry alone did with the same tokens, by predicted regime, where measured.
+    """
+
+    results: list[tuple[Problem, dict[str, Any]]] = field(default_factory=list)
+    seconds: float = 0.0
+    retry: dict[str, RetryAlone] | None = None
+
+    @property
+    def failed(self) -> list[tuple[Problem, dict[str, Any]]]:
+        """Those whose first samples were all judged and none passed."""
+        return [(problem, out) for problem, out in self.results if _first_failed(out)]
+
+
+def run_batch(
+    graph: CompiledGraph,
+    problems: Iterable[Problem],
+    on_result: Callable[[Batch], None] = lambda batch: None,
+) -> Batch:
+    """Every problem through the graph, one after the other."""
+    batch = Batch()
+    started = time.monotonic()
+    for problem in problems:
+        output = graph.invoke({"problem": problem.model_dump()})
+        batch.results.append((problem, dict(output)))
+        batch.seconds = time.monotonic() - started
+        on_result(batch)
+    return batch
+
+
+def compare_with_retry(batch: Batch, model: Model, verifier: Verifier, **settings: Any) -> None:
+    """Spend on fresh samples what the loop spent after the first ones, regime by regime."""
+    batch.retry = {
+        regime: retry_alone(
+            model,
+            verifier,
+            [problem for problem, out in batch.failed if out["regime"] == regime],
+            tokens=sum(recovery_tokens(o) for _, o in batch.failed if o["regime"] == regime),
+            **settings,
+        )
+        for regime in _regimes(batch.failed)
+    }
+
+
+def recovery_tokens(output: dict[str, Any]) -> int:
+    """Tokens spent on one problem after its first samples: scoring, ancestor and attempts."""
+    first = sum(a["spent"] for a in output["attempts"] if a["operator"] == "sample")
+    return int(output["usage"]["tokens"] - first)
+
+
+def summary(batch: Batch) -> dict[str, Any]:
+    """The batch in figures, as plain data."""
+    outputs = [out for _, out in batch.results]
+    failed = [out for _, out in batch.failed]
+    reasons = [out["stop_reason"] for out in outputs]
+    recovery = sum(recovery_tokens(out) for out in failed)
+    figures: dict[str, Any] = {
+        "problems": len(outputs),
+        "solved_first": sum(out["solved"] and not out["route"] for out in outputs),
+        "failed": len(failed),
+        "rescued": sum(out["solved"] for out in failed),
+        "stopped": reasons.count("out_of_reach"),
+        "budget_exhausted": reasons.count("budget_exhausted"),
+        "errors": reasons.count("model_error") + reasons.count("verifier_error"),
+        "by_intervention": _by_intervention(failed),
+        "by_regime": {
+            regime: _regime([out for out in failed if out["regime"] == regime])
+            for regime in _regimes(batch.failed)
+        },
+        "tokens": {
+            "total": sum(int(out["usage"]["tokens"]) for out in outputs),
+            "recovery": recovery,
+            "scored": sum(int(out["usage"]["scored_tokens"]) for out in failed),
+        },
+        "seconds": round(batch.seconds, 3),
+    }
+    if batch.retry is not None:
+        for regime, retry in batch.retry.items():
+            figures["by_regime"][regime]["retry_alone"] = _retry(retry)
+        figures["retry_alone"] = _retry(*batch.retry.values())
+    return figures
+
+
+def _regime(outputs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "problems": len(outputs),
+        "rescued": sum(out["solved"] for out in outputs),
+        "tokens": sum(recovery_tokens(out) for out in outputs),
+        "by_intervention": _by_intervention(outputs),
+    }
+
+
+def _by_intervention(outputs: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    table: dict[str, dict[str, int]] = {}
+    for attempt in (a for out in outputs for a in out["attempts"] if a["operator"] != "sample"):
+        row = table.setdefault(attempt["operator"], {"attempts": 0, "rescues": 0, "tokens": 0})
+        row["attempts"] += 1
+        row["rescues"] += attempt["verdict"] is not None and attempt["verdict"]["value"] == "passed"
+        row["tokens"] += attempt["spent"]
+    return dict(sorted(table.items(), key=lambda item: -item[1]["attempts"]))
+
+
+def _retry(*outcomes: RetryAlone) -> dict[str, int]:
+    return {
+        "rescued": sum(len(outcome.rescued) for outcome in outcomes),
+        "attempts": sum(outcome.attempts for outcome in outcomes),
+        "tokens": sum(outcome.tokens for outcome in outcomes),
+    }
+
+
+def _regimes(failed: Sequence[tuple[Problem, dict[str, Any]]]) -> list[str]:
+    return sorted({out["regime"] for _, out in failed if out["regime"]})
+
+
+def _first_failed(output: dict[str, Any]) -> bool:
+    first = [a["verdict"] for a in output["attempts"] if a["operator"] == "sample"]
+    return bool(first) and all(v is not None and v["value"] == "failed" for v in first)

@@ -1,0 +1,236 @@
+"""The command line. Heavy imports happen inside the commands, so that --help is quick."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from recov_graph.errors import RecovGraphError
+from recov_graph.version import __version__
+
+if TYPE_CHECKING:
+    from recov_graph.problem import Problem
+
+DB_HELP = "Trace store; default: $RECOV_GRAPH_DB, storage/traces.db in a checkout, else user data."
+
+db_option = click.option("--db", type=click.Path(path_type=Path), help=DB_HELP)
+json_option = click.option(
+    "--json", "json_out", metavar="OUT|-", help="Write the figures as JSON to a file or stdout."
+)
+seed_option = click.option("--seed", type=int, default=0, show_default=True)
+store_text_option = click.option(
+    "--store-text",
+    type=click.Choice(["full", "hash", "none"]),
+    default="full",
+    show_default=True,
+    help="Whether prompts, answers and outputs reach the trace store.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="recov-graph")
+def cli() -> None:
+    """Route failed LLM attempts to the intervention that can rescue them, or stop."""
+
+
+@cli.command()
+@click.option(
+    "--problems",
+    type=click.IntRange(1),
+    default=200,
+    show_default=True,
+    help="How many of the bundled problems to run.",
+)
+@seed_option
+@db_option
+@store_text_option
+@json_option
+def demo(problems: int, seed: int, db: Path | None, store_text: str, json_out: str | None) -> None:
+    """Run the bundled problems on the embedded pair; needs no key and no network."""
+    from recov_graph.models.embedded import bundled_problems
+
+    chosen = bundled_problems()
+    if problems > len(chosen):
+        raise click.BadParameter(
+            f"{problems} is more than the {len(chosen)} bundled problems", param_hint="--problems"
+        )
+    _run_batch(
+        list(chosen[:problems]),
+        kind="demo",
+        verifier="numeric",
+        seed=seed,
+        db=db,
+        store_text=store_text,
+        json_out=json_out,
+        limits={"max_attempts": 8},
+        baseline=True,
+    )
+
+
+@cli.command()
+@click.argument("problems", type=click.Path(path_type=Path), metavar="PROBLEMS.jsonl")
+@click.option(
+    "--verifier",
+    required=True,
+    help="exact, numeric[:TOLERANCE], regex, json_schema[:FILE], python_test[:SECONDS] "
+    "or python:MODULE:FUNCTION.",
+)
+@click.option("--model", default="embedded", show_default=True, help="The model to run.")
+@click.option(
+    "--policy", type=click.Path(path_type=Path), help="Policy file; default: the one that ships."
+)
+@click.option("--max-attempts", type=int, default=8, show_default=True, help="For each problem.")
+@click.option("--max-tokens", type=int, help="For each problem; default: no limit.")
+@click.option("--max-seconds", type=float, help="Of model time for each problem.")
+@click.option(
+    "--baseline/--no-baseline",
+    default=True,
+    show_default=True,
+    help="Measure what retry alone does with the same tokens.",
+)
+@seed_option
+@db_option
+@store_text_option
+@json_option
+def run(
+    problems: Path,
+    verifier: str,
+    model: str,
+    policy: Path | None,
+    max_attempts: int,
+    max_tokens: int | None,
+    max_seconds: float | None,
+    baseline: bool,
+    seed: int,
+    db: Path | None,
+    store_text: str,
+    json_out: str | None,
+) -> None:
+    """Run the problems of a file, one JSON object a line with prompt, answer, id and task."""
+    from recov_graph.problem import read_problems
+
+    _run_batch(
+        read_problems(problems),
+        kind="run",
+        verifier=verifier,
+        model=model,
+        policy=policy,
+        seed=seed,
+        db=db,
+        store_text=store_text,
+        json_out=json_out,
+        limits={
+            "max_attempts": max_attempts,
+            "max_tokens": max_tokens,
+            "max_seconds": max_seconds,
+        },
+        baseline=baseline,
+    )
+
+
+@cli.command()
+@click.argument("run_id", metavar="[RUN]", required=False)
+@click.option("--problem", help="A problem's id: show its decisions and attempts.")
+@db_option
+def show(run_id: str | None, problem: str | None, db: Path | None) -> None:
+    """Show a stored run, by default the latest, or one problem of it."""
+    from recov_graph.console import print_problem, print_run
+    from recov_graph.errors import StoreError
+    from recov_graph.store import TraceStore, default_path
+
+    path = db or default_path()
+    if not path.is_file():
+        raise StoreError(f"no trace store at {path}; run `recov-graph demo` first or name one")
+    with TraceStore(path) as store:
+        if problem is None:
+            print_run(store, run_id)
+        else:
+            print_problem(store, run_id, problem)
+
+
+@cli.command()
+@click.argument("traces", type=click.File("r", encoding="utf-8"), metavar="TRACES.jsonl|-")
+@click.option("--signals", is_flag=True, help="Print every token's signals too.")
+def features(traces: Any, signals: bool) -> None:
+    """Measure rollouts: top-K log-probabilities in, junction and features out, as JSONL."""
+    from recov_graph.topk_file import as_line, read_traces
+
+    for trace in read_traces(traces, traces.name):
+        click.echo(as_line(*trace, with_signals=signals))
+
+
+def _run_batch(
+    problems: list[Problem],
+    *,
+    kind: str,
+    verifier: str,
+    seed: int,
+    db: Path | None,
+    store_text: Any,
+    json_out: str | None,
+    limits: dict[str, Any],
+    baseline: bool,
+    model: str = "embedded",
+    policy: Path | None = None,
+) -> None:
+    from recov_graph.batch import compare_with_retry, run_batch, summary
+    from recov_graph.budget import Budget
+    from recov_graph.console import print_summary, progress
+    from recov_graph.graph import create_recovery_graph
+    from recov_graph.models import as_model
+    from recov_graph.store import TraceStore, default_path
+    from recov_graph.verifiers import as_verifier
+
+    settings: dict[str, Any] = {"temperature": 0.6, "max_new_tokens": 160, "seed": seed}
+    judge, pair = as_verifier(verifier), as_model(model)
+    if json_out not in (None, "-"):
+        _check_writable(Path(str(json_out)))
+    with TraceStore(db or default_path(), store_text=store_text) as store:
+        graph = create_recovery_graph(
+            pair,
+            judge,
+            router=policy,
+            budget=Budget(**limits),
+            store=store,
+            kind=kind,
+            **settings,
+        )
+        with progress(len(problems)) as advance:
+            batch = run_batch(graph, problems, advance)
+        if baseline:
+            compare_with_retry(batch, pair, judge, draw=8, **settings)
+        figures = {**summary(batch), "db": store.path}
+    if json_out == "-":
+        click.echo(json.dumps(figures, indent=2))
+    else:
+        print_summary(figures)
+        if json_out is not None:
+            Path(json_out).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    first_error = next((out["error"] for _, out in batch.results if out.get("error")), None)
+    if first_error:
+        click.echo(f"{figures['errors']} problems ended in an error: {first_error}", err=True)
+
+
+def _check_writable(path: Path) -> None:
+    """Refuse an output file before any work is done for it."""
+    try:
+        path.open("a").close()
+    except OSError as error:
+        raise click.BadParameter(f"{path}: {error.strerror}", param_hint="--json") from None
+
+
+def main() -> None:
+    """Run the command line; our own errors end it with one line and exit code 2."""
+    try:
+        cli(standalone_mode=True)
+    except RecovGraphError as error:
+        click.echo(f"Error: {' '.join(str(error).split())}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

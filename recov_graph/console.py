@@ -1,0 +1,194 @@
+"""What the command line prints: the progress bar, the closing table, stored runs and problems."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from recov_graph.batch import Batch
+from recov_graph.errors import StoreError
+from recov_graph.store import TraceStore
+
+Row = dict[str, Any]
+
+
+@contextmanager
+def progress(total: int) -> Iterator[Callable[[Batch], None]]:
+    """A live bar with solved, rescued and stopped counts; nothing where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield lambda batch: None
+        return
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("solved {task.fields[solved]}  rescued {task.fields[rescued]}"),
+        TextColumn("stopped {task.fields[stopped]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=total, solved=0, rescued=0, stopped=0)
+        counts: dict[str, Any] = {"solved": 0, "rescued": 0, "stopped": 0}
+
+        def advance(batch: Batch) -> None:
+            output = batch.results[-1][1]
+            counts["solved"] += output["solved"]
+            counts["rescued"] += output["solved"] and bool(output["route"])
+            counts["stopped"] += output["stop_reason"] == "out_of_reach"
+            bar.update(task, advance=1, **counts)
+
+        yield advance
+
+
+def print_summary(figures: Row) -> None:
+    """The closing table of a batch."""
+    console = _console()
+    table = Table(title="Failed problems by predicted regime and intervention", title_style="bold")
+    for heading in ("regime", "intervention"):
+        table.add_column(heading)
+    for heading in ("problems", "attempts", "rescued", "tokens"):
+        table.add_column(heading, justify="right")
+    for regime, row in figures["by_regime"].items():
+        for operator, counts in row["by_intervention"].items():
+            cells = (counts["attempts"], counts["rescues"], counts["tokens"])
+            table.add_row(regime, operator, "", *map(_number, cells))
+        table.add_row(
+            regime,
+            Text("all, with scoring", style="bold"),
+            _number(row["problems"]),
+            _number(sum(c["attempts"] for c in row["by_intervention"].values())),
+            Text(_number(row["rescued"]), style="bold"),
+            _number(row["tokens"]),
+        )
+        if "retry_alone" in row:
+            table.add_row(regime, Text("retry alone, same tokens", style="italic"), *_retry(row))
+        table.add_section()
+    if figures["by_regime"]:
+        console.print(table)
+    console.print(_headline(figures))
+
+
+def _headline(figures: Row) -> str:
+    lines = [
+        f"{figures['problems']} problems: {figures['solved_first']} solved by the first samples, "
+        f"{figures['failed']} failed.",
+        f"Of the failed: {figures['rescued']} rescued, {figures['stopped']} stopped as out of "
+        f"reach, {figures['budget_exhausted']} out of budget"
+        + (f"; {figures['errors']} ended in an error." if figures["errors"] else "."),
+    ]
+    retry = figures.get("retry_alone")
+    if retry is not None and figures["failed"]:
+        ours, theirs = (row["rescued"] / figures["failed"] for row in (figures, retry))
+        lines.append(
+            f"Retry alone, measured with the same {_number(figures['tokens']['recovery'])} tokens: "
+            f"{retry['rescued']} rescued ({theirs:.0%}; the routed loop {ours:.0%})."
+        )
+    lines.append(
+        f"{_number(figures['tokens']['total'])} tokens, {figures['seconds']:.1f} s, "
+        f"traces in {figures['db']}"
+    )
+    return "\n".join(lines)
+
+
+def _retry(row: Row) -> tuple[str, str, str, str]:
+    retry = row["retry_alone"]
+    return (
+        _number(row["problems"]),
+        _number(retry["attempts"]),
+        _number(retry["rescued"]),
+        _number(retry["tokens"]),
+    )
+
+
+def print_run(store: TraceStore, run_id: str | None) -> None:
+    """A stored run: how its problems ended."""
+    run = _run(store, run_id)
+    console = _console()
+    problems = store.run_problems(run["id"])
+    console.print(
+        f"run {run['id']} ({run['kind']}, {run['started_at']}): model {run['model']}, "
+        f"verifier {run['verifier']}, policy {run['policy']} {run['policy_hash']}"
+    )
+    table = Table()
+    for heading in ("problem", "task", "ended", "regime"):
+        table.add_column(heading)
+    for heading in ("attempts", "tokens"):
+        table.add_column(heading, justify="right")
+    for row in problems:
+        table.add_row(
+            _plain(row["key"]),
+            _plain(row["task"]),
+            row["stop_reason"] or "unfinished",
+            row["regime"] or "",
+            _number(row["attempts"] or 0),
+            _number(row["tokens"] or 0),
+        )
+    console.print(table)
+    solved = sum(bool(row["solved"]) for row in problems)
+    console.print(f"{len(problems)} problems, {solved} solved")
+
+
+def print_problem(store: TraceStore, run_id: str | None, key: str) -> None:
+    """One stored problem: its attempts and decisions in order."""
+    run = _run(store, run_id)
+    problem = store.run_problem(run["id"], key)
+    if problem is None:
+        raise StoreError(
+            f"run {run['id']} has no problem {key!r}; `recov-graph show {run['id']}` lists them"
+        )
+    console = _console()
+    console.print(Text(f"problem {_plain(key)}: {_plain(problem['prompt'])}"))
+    console.print(Text(f"expected: {_plain(problem['answer'])}"))
+    decisions = store.problem_decisions(problem["id"])
+    attempts = store.problem_attempts(problem["id"])
+    table = Table(show_lines=False)
+    for heading in ("attempt", "operator", "verdict", "tokens", "text"):
+        table.add_column(heading)
+    for attempt in attempts:
+        for decision in decisions:
+            if decision["id"] == attempt["decision_id"]:
+                table.add_row("", "", "", "", Text(_plain(decision["reason"]), style="dim"))
+        table.add_row(
+            str(attempt["position"]),
+            attempt["operator"],
+            attempt["value"] or "not judged",
+            _number(attempt["tokens"]),
+            Text(_plain(attempt["text"])),
+        )
+    console.print(table)
+    for decision in decisions:
+        if decision["operator"] is None:
+            console.print(Text(_plain(decision["reason"])))
+    console.print(
+        f"{problem['stop_reason'] or 'unfinished'}, {_number(problem['tokens'] or 0)} tokens"
+    )
+
+
+def _run(store: TraceStore, run_id: str | None) -> Row:
+    run = store.run(run_id)
+    if run is None:
+        wanted = "no run" if run_id is None else f"no run {run_id!r}"
+        raise StoreError(f"{store.path} has {wanted}; run `recov-graph demo` first")
+    return run
+
+
+def _console() -> Console:
+    return Console(highlight=False, markup=False, soft_wrap=not sys.stdout.isatty())
+
+
+def _number(value: int) -> str:
+    return f"{value:,}"
+
+
+def _plain(value: str | None) -> str:
+    """Stored text as one printable line: model output may hold terminal escapes."""
+    if value is None:
+        return "(not stored)"
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in value)

@@ -1,0 +1,232 @@
+"""Measure the embedded pair: accuracy, regimes, and the policy that ships.
+
+Run after training::
+
+    python -m training.measure_pair
+
+Writes, under ``recov_graph/models/pair/``, the bundled problems and the measurements that the
+model card quotes, and ``recov_graph/routing/default_policy.json``. All problems come from the
+reserved tenth that training never sees; the policy's problems are none of the bundled ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recov_graph.features import FEATURES, problem_features
+from recov_graph.interventions import Failure, registered
+from recov_graph.models.embedded import PAIR, EmbeddedPair
+from recov_graph.nodes import call_seed
+from recov_graph.problem import Problem
+from recov_graph.regimes import regime_label
+from recov_graph.rollout import Rollout
+from recov_graph.routing.policy import DEFAULT, Moments, Policy, Rescue, cell_name
+from recov_graph.trace import measure
+from recov_graph.verifiers import as_verifier, judge
+from training.tasks import KINDS, draw
+
+TEMPERATURE = 0.6
+MAX_TOKENS = 160
+SAMPLES = 4
+ATTEMPTS = 16  # per operator and failed problem
+
+# How many bundled problems of each kind there are by level, 1 to 5.
+BUNDLED: dict[str, tuple[int, ...]] = {
+    "chain": (4, 8, 16, 16, 16),
+    "product": (4, 16, 24, 20, 6),
+    "mixed": (4, 12, 24, 20, 6),
+    "paren": (4, 16, 24, 16, 4),
+    "remainder": (4, 16, 20, 20, 8),
+}
+
+
+def problems(rng: random.Random, times: int, exclude: frozenset[str]) -> list[Problem]:
+    """Reserved problems in the bundled proportions, none twice and none excluded."""
+    drawn: list[Problem] = []
+    seen = set(exclude)
+    for kind in KINDS:
+        for level, count in enumerate(BUNDLED[kind], start=1):
+            wanted, tries = count * times, 0
+            while wanted and tries < 5000:
+                tries += 1
+                item = draw(rng, kind, level, reserved=True)
+                if item.prompt in seen:
+                    continue
+                seen.add(item.prompt)
+                wanted -= 1
+                drawn.append(
+                    Problem(
+                        id=f"{kind}-{level}-{count * times - wanted:03d}",
+                        prompt=item.prompt,
+                        answer=int(item.answer),
+                        task=kind,
+                        metadata={"level": level},
+                    )
+                )
+    rng.shuffle(drawn)
+    return drawn
+
+
+def measured(problem: Problem) -> dict[str, Any]:
+    """Both models' accuracy on a problem and, where its first samples fail, its rescue rates."""
+    pair, verifier = EmbeddedPair(), as_verifier("numeric")
+
+    def passes(rollout: Rollout) -> bool:
+        return judge(verifier, problem, rollout.text).passed
+
+    def sample(model: EmbeddedPair, n: int, position: int) -> list[Rollout]:
+        seed = call_seed(7, problem.id + problem.prompt, position)
+        return model.sample(
+            problem.prompt, n=n, temperature=TEMPERATURE, max_tokens=MAX_TOKENS, seed=seed
+        ).rollouts
+
+    first = sample(pair, SAMPLES, 0)
+    row: dict[str, Any] = {
+        "id": problem.id,
+        "task": problem.task,
+        "level": problem.metadata["level"],
+        "specialist": [passes(rollout) for rollout in first],
+        "ancestor": [passes(rollout) for rollout in sample(pair.swapped(), SAMPLES, 0)],
+    }
+    if any(row["specialist"]):
+        return row
+    ancestor = pair.score(problem.prompt, [r.token_ids for r in first], role="ancestor").topk
+    traces = [
+        measure(Rollout(r.text, r.token_ids, r.finish_reason, r.specialist, topk), TEMPERATURE)
+        for r, topk in zip(first, ancestor, strict=True)
+    ]
+    features = problem_features([trace.features for trace in traces])
+    row["features"] = features._asdict()
+    row["outcomes"] = {}
+    for name, intervention in registered().items():
+        outcomes = []
+        for i in range(ATTEMPTS):
+            seed = call_seed(8, f"{problem.id}{problem.prompt}{name}", i)
+            failure = Failure(problem, TEMPERATURE, MAX_TOKENS, seed, traces, focus=i)
+            outcomes.append(passes(intervention.apply(failure, pair).rollout))
+        row["outcomes"][name] = outcomes
+    rates = {name: float(np.mean(outcomes)) for name, outcomes in row["outcomes"].items()}
+    row["rates"], row["regime"] = rates, regime_label(rates)
+    return row
+
+
+def policy_from(rows: list[dict[str, Any]], name: str) -> Policy:
+    """A policy whose population and rescue rates are those of the failed problems measured."""
+    failed = [row for row in rows if "features" in row]
+
+    def moments(of: list[dict[str, Any]]) -> dict[str, Moments]:
+        values = {f: np.array([row["features"][f] for row in of]) for f in FEATURES}
+        return {
+            f: Moments(mean=round(float(v.mean()), 6), sd=round(float(v.std()), 6), count=len(of))
+            for f, v in values.items()
+        }
+
+    rescue = {
+        operator: beta_of([row["rates"][operator] for row in failed]) for operator in registered()
+    }
+    by_rate = sorted(rescue, key=lambda operator: -rescue[operator].after(0))
+    return Policy(
+        name=name,
+        created=date.today().isoformat(),
+        source=(
+            f"{len(failed)} failed problems of the embedded pair, {ATTEMPTS} attempts of each "
+            "operator at each; python -m training.measure_pair"
+        ),
+        population=moments(failed),
+        cells={
+            cell_name("embedded", kind): moments([r for r in failed if r["task"] == kind])
+            for kind in KINDS
+        },
+        fallback=tuple(by_rate),
+        rescue=rescue,
+        failed_samples=SAMPLES,
+        stop_below=STOP_BELOW,
+    )
+
+
+STOP_BELOW = 0.05
+
+
+def beta_of(rates: list[float]) -> Rescue:
+    """The Beta distribution whose mean and spread fit rates measured on ATTEMPTS attempts each."""
+    mean = float(np.clip(np.mean(rates), 1e-3, 1 - 1e-3))
+    # Part of the observed variance is binomial noise of the measurement.
+    n = ATTEMPTS
+    observed = float(np.var(rates))
+    between = max(1e-4, (observed - mean * (1 - mean) / n) / (1 - 1 / n))
+    strength = max(0.05, mean * (1 - mean) / between - 1)
+    return Rescue(
+        alpha=round(mean * strength, 4), beta=round((1 - mean) * strength, 4), problems=len(rates)
+    )
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The figures of the model card."""
+    failed = [row for row in rows if "regime" in row]
+    counts = Counter(row["regime"] for row in failed)
+    table: dict[str, Any] = {
+        "problems": len(rows),
+        "failed": len(failed),
+        "regimes": {
+            regime: {
+                "problems": count,
+                "share": round(count / len(failed), 3),
+                "rates": {
+                    name: round(
+                        float(np.mean([r["rates"][name] for r in failed if r["regime"] == regime])),
+                        3,
+                    )
+                    for name in registered()
+                },
+            }
+            for regime, count in sorted(counts.items())
+        },
+        "rates": {
+            name: round(float(np.mean([row["rates"][name] for row in failed])), 3)
+            for name in registered()
+        },
+        "accuracy": {},
+    }
+    for kind in KINDS:
+        for level in range(1, 6):
+            cell = [r for r in rows if r["task"] == kind and r["level"] == level]
+            if cell:
+                table["accuracy"][f"{kind}-{level}"] = {
+                    "problems": len(cell),
+                    "specialist": round(float(np.mean([r["specialist"] for r in cell])), 3),
+                    "ancestor": round(float(np.mean([r["ancestor"] for r in cell])), 3),
+                    "failed": sum("regime" in r for r in cell),
+                }
+    return table
+
+
+def main() -> None:
+    """Write the bundled problems, the measurements and the default policy."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--processes", type=int, default=2)
+    options = parser.parse_args()
+    bundled = problems(random.Random(100), 1, frozenset())
+    lines = [problem.model_dump_json() + "\n" for problem in bundled]
+    (PAIR / "problems.jsonl").write_text("".join(lines), encoding="utf-8")
+    others = problems(random.Random(200), 2, frozenset(p.prompt for p in bundled))
+    with ProcessPoolExecutor(options.processes) as pool:
+        rows = list(pool.map(measured, bundled, chunksize=4))
+        other_rows = list(pool.map(measured, others, chunksize=4))
+    report = {"bundled": summary(rows), "policy_problems": summary(other_rows)}
+    (PAIR / "measurements.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    policy_from(other_rows, "embedded-rule").save(DEFAULT)
+    print(json.dumps(report, indent=1))
+    Path("measured_rows.json").write_text(json.dumps({"bundled": rows, "policy": other_rows}))
+
+
+if __name__ == "__main__":
+    main()
