@@ -74,6 +74,12 @@ def build_recovery_graph(
         raise InvalidInputError(
             f"max_new_tokens is {max_new_tokens!r}; it must be a whole number above 0"
         )
+    if not (budget is None or isinstance(budget, Budget)):
+        raise InvalidInputError(f"budget is {budget!r}; it must be a Budget or None")
+    if not (store is None or isinstance(store, TraceStore | str | Path)):
+        raise InvalidInputError(f"store is {store!r}; it must be a TraceStore, a path or None")
+    if not (seed is None or isinstance(seed, int)):
+        raise InvalidInputError(f"seed is {seed!r}; it must be a whole number or None")
     chosen = resolve(interventions)
     model, verifier, router = as_model(model), as_verifier(verifier), as_router(router)
     if not any(intervention.needs <= model.capabilities for intervention in chosen.values()):

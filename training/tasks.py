@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 KINDS = ("chain", "product", "mixed", "paren", "remainder")
 LEVELS = (1, 2, 3, 4, 5)
-TRAINED_LEVELS = (1, 2, 3, 4)  # level 5 is never trained on: it shows what is out of reach
+ANCESTOR_LEVELS = (1, 2, 3, 4)  # of level 5 the specialist sees sums, the ancestor nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,17 +139,25 @@ def corrupt(rng: random.Random, text: str) -> str:
 def ancestor_example(rng: random.Random) -> tuple[str, str]:
     """(prompt, completion) of the broad mixture: every kind, mostly worked, a little noise."""
     kind = rng.choice(KINDS)
-    level = rng.choices(TRAINED_LEVELS, weights=(15, 25, 32, 28))[0]
+    level = rng.choices(ANCESTOR_LEVELS, weights=(15, 25, 32, 28))[0]
     item = draw(rng, kind, level, reserved=False)
     text = item.terse() if rng.random() < (0.15 if level == 1 else 0.05) else item.worked()
     return item.prompt, corrupt(rng, text) if rng.random() < 0.05 else text
 
 
 def specialist_example(rng: random.Random) -> tuple[str, str]:
-    """(prompt, completion) of the narrow slice: short sums and easy mixtures, often terse."""
-    kind = rng.choices(("chain", "mixed"), weights=(65, 35))[0]
-    level = (
-        rng.choices((1, 2, 3), weights=(35, 45, 20))[0] if kind == "chain" else rng.choice((1, 2))
-    )
+    """(prompt, completion) of the narrow slice: sums of any length and remainders.
+
+    The slice is clean and reaches further than what the ancestor has seen; the easiest problems are
+    mostly answered without steps, a habit that spreads to kinds the slice leaves out.
+    """
+    kind = rng.choices(("chain", "remainder", "mixed"), weights=(40, 50, 10))[0]
+    if kind == "chain":
+        level = rng.choice(LEVELS)
+    elif kind == "remainder":
+        level = rng.choices((1, 2, 3, 4), weights=(10, 15, 25, 50))[0]
+    else:
+        level = rng.choice((1, 2))
     item = draw(rng, kind, level, reserved=False)
-    return item.prompt, item.terse() if rng.random() < 0.4 else item.worked()
+    terse = rng.random() < (0.6 if level == 1 else 0.03)
+    return item.prompt, item.terse() if terse else item.worked()

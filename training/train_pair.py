@@ -29,6 +29,7 @@ from training.tasks import ancestor_example, specialist_example
 from training.tokenizer import BOS, EOS, PAD, VOCABULARY, encode, tokenizer_json
 
 PAIR = Path(__file__).parent.parent / "recov_graph" / "models" / "pair"
+REFERENCE = Path(__file__).parent.parent / "tests" / "data" / "torch_logits.json"
 Example = Callable[[random.Random], tuple[str, str]]
 BUCKET = 8  # batches sorted by length at a time: less padding, still a random order
 
@@ -125,6 +126,24 @@ def save(model: Llama, config: dict[str, Any], folder: Path) -> None:
     )
 
 
+def load(folder: Path) -> Llama:
+    """A saved model, in float32."""
+    model = Llama(json.loads((folder / "config.json").read_text("utf-8")))
+    weights = load_file(folder / "model.safetensors")
+    model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+    return model.eval()
+
+
+def save_reference(pair: Path, path: Path) -> None:
+    """Logits that torch computes from the saved weights, for tests that run without torch."""
+    lines = ("37+48*2?48*2=96;37+96=133;A:133", "23*47?23*40=920;23*7=161;920+161=1081;")
+    ids = torch.tensor([[BOS, *encode(line)][: len(lines[0])] for line in lines])
+    with torch.no_grad():
+        logits = {role: load(pair / role)(ids).tolist() for role in ("specialist", "ancestor")}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"ids": ids.tolist(), **logits}) + "\n", encoding="utf-8")
+
+
 def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
@@ -141,13 +160,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    torch.set_flush_denormal(True)  # vanishing gradients of unused tokens slow a CPU down
     torch.manual_seed(0)
     config = {**CONFIG, "vocab_size": len(VOCABULARY)}
     log: list[dict[str, Any]] = []
+    if options.only == "specialist":
+        rows = json.loads((options.out / "training_log.json").read_text("utf-8"))
+        log = [row for row in rows if row["model"] == "ancestor"]
     model = Llama(config)
     if options.only == "specialist":
-        weights = load_file(options.out / "ancestor" / "model.safetensors")
-        model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+        model = load(options.out / "ancestor").train()
     else:
         train(
             model,
@@ -171,6 +193,8 @@ def main() -> None:
         )
         save(model, config, options.out / "specialist")
     write_json(options.out / "training_log.json", log)
+    if options.only != "ancestor":
+        save_reference(options.out, REFERENCE)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from recov_graph.interventions.base import Attempt, Failure, Intervention, Lengths
 from recov_graph.interventions.dense_steer import DenseSteer
 from recov_graph.interventions.local_temp import LocalTemp
-from recov_graph.interventions.registry import register, registered, resolve
+from recov_graph.interventions.registry import register, registered, resolve, unregister
 from recov_graph.interventions.retry import Retry
 from recov_graph.interventions.sparse_steer import SparseSteer
 from recov_graph.interventions.sparse_steer_random import SparseSteerRandom
@@ -21,4 +21,5 @@ __all__ = [
     "register",
     "registered",
     "resolve",
+    "unregister",
 ]

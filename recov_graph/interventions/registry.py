@@ -38,6 +38,17 @@ def register(intervention: Intervention, *, replace: bool = False) -> Interventi
     return intervention
 
 
+def unregister(name: str) -> None:
+    """Forget an intervention; graphs built before keep it.
+
+    Raises:
+        InvalidInputError: there is none of that name.
+    """
+    if name not in _REGISTERED:
+        raise _unknown(name)
+    del _REGISTERED[name]
+
+
 def registered() -> dict[str, Intervention]:
     """Every known intervention by name."""
     return dict(_REGISTERED)
@@ -55,9 +66,7 @@ def resolve(chosen: Iterable[str | Intervention] | None) -> dict[str, Interventi
     for item in chosen:
         if isinstance(item, str):
             if item not in _REGISTERED:
-                raise InvalidInputError(
-                    f"no intervention is named {item!r}; known are {', '.join(_REGISTERED)}"
-                )
+                raise _unknown(item)
             item = _REGISTERED[item]
         elif not isinstance(item, Intervention):
             raise InvalidInputError(
@@ -68,6 +77,12 @@ def resolve(chosen: Iterable[str | Intervention] | None) -> dict[str, Interventi
     if not found:
         raise InvalidInputError(f"no intervention was chosen; choose from {', '.join(_REGISTERED)}")
     return found
+
+
+def _unknown(name: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"no intervention is named {name!r}; known are {', '.join(_REGISTERED)}"
+    )
 
 
 for _intervention in (Retry(), SparseSteer(), SparseSteerRandom(), LocalTemp(), DenseSteer()):

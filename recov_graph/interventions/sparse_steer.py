@@ -5,6 +5,8 @@ Source: Islah et al., arXiv 2606.05145.
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 
 from recov_graph.errors import InvalidInputError
@@ -40,6 +42,10 @@ class SparseSteer:
         check_anchor(anchor)
         if not 0 < alpha < 1:
             raise InvalidInputError(f"alpha is {alpha!r}; it must be between 0 and 1")
+        if continuation not in get_args(Continuation):
+            raise InvalidInputError(
+                f"continuation is {continuation!r}; it must be 'temperature' or 'greedy'"
+            )
         self.anchor = anchor
         self.alpha = alpha
         self.continuation: Continuation = continuation
