@@ -65,12 +65,13 @@ def trace_features(signals: TokenSignals, window: int = WINDOW) -> TraceFeatures
         raise InvalidInputError(f"window is {window!r}; it must be an integer of at least 0")
     if not (np.isfinite(j).all() and np.isfinite(variance).all()):
         raise InvalidInputError("signals hold NaN or infinite values; they must be finite")
+    j = np.where(j > POSITIVE, j, 0.0)  # rounding noise has no junction
     junction = int(j.argmax())
     peak = float(j[junction])
     near = variance[max(0, junction - window) : junction + window + 1]
     return TraceFeatures(
         junction=junction,
-        spread=float((j > POSITIVE).mean()),
+        spread=float((j > 0).mean()),
         concentration=float(np.log10(peak / j.mean())) if peak > 0 else 0.0,
         logit_dispersion=float(np.log10(max(LEAST_DISPERSION, near.mean()))),
     )

@@ -22,6 +22,7 @@ from recov_graph.models import Model, as_model
 from recov_graph.nodes import Nodes
 from recov_graph.recorder import Recorder
 from recov_graph.routing import Policy, Router, as_router
+from recov_graph.signals import checked_temperature
 from recov_graph.state import RecoveryContext, RecoveryInput, RecoveryOutput, RecoveryState
 from recov_graph.store import TraceStore
 from recov_graph.verifiers import Verifier, as_verifier
@@ -56,7 +57,7 @@ def build_recovery_graph(
         budget: limits for each problem; by default 8 attempts.
         store: where traces go: a `TraceStore` or a path. None stores nothing.
         samples: rollouts drawn before anything else is tried, at least 1.
-        temperature: decoding temperature of plain rollouts, above 0.
+        temperature: decoding temperature of plain rollouts, 0.001 to 1e6.
         max_new_tokens: longest completion.
         seed: makes runs repeatable; None draws fresh randomness.
         kind: what the trace store calls runs of this graph.
@@ -68,8 +69,6 @@ def build_recovery_graph(
     """
     if not isinstance(samples, int) or samples < 1:
         raise InvalidInputError(f"samples is {samples!r}; it must be a whole number above 0")
-    if not temperature > 0:
-        raise InvalidInputError(f"temperature is {temperature!r}; it must be above 0")
     if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
         raise InvalidInputError(
             f"max_new_tokens is {max_new_tokens!r}; it must be a whole number above 0"
@@ -100,7 +99,7 @@ def build_recovery_graph(
         budget=budget or Budget(),
         recorder=recorder,
         samples=samples,
-        temperature=temperature,
+        temperature=checked_temperature(temperature),
         max_new_tokens=max_new_tokens,
         seed=seed,
     )

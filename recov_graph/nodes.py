@@ -22,6 +22,7 @@ from recov_graph.problem import Problem, as_problem
 from recov_graph.recorder import Recorder
 from recov_graph.rollout import Rollout, Usage
 from recov_graph.routing.decision import Evidence, Router
+from recov_graph.signals import checked_temperature
 from recov_graph.state import (
     AttemptData,
     DecisionData,
@@ -293,7 +294,8 @@ class Nodes:
         return context
 
     def _temperature(self, context: RecoveryContext) -> float:
-        return self.temperature if context.temperature is None else context.temperature
+        given = context.temperature
+        return self.temperature if given is None else checked_temperature(given)
 
     def _meter(self, state: State, context: RecoveryContext) -> MeteredModel:
         limits = ("max_attempts", "max_tokens", "max_seconds")

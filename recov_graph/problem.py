@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from recov_graph.errors import InvalidInputError, ProblemFileError
 
@@ -34,6 +35,12 @@ class Problem(BaseModel):
     id: str = ""
     task: str = "default"
     metadata: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("id", "task")
+    @classmethod
+    def _can_be_stored(cls, value: str) -> str:
+        value.encode()  # a lone surrogate raises UnicodeEncodeError, which is a ValueError
+        return value
 
     def model_post_init(self, context: Any, /) -> None:
         if not self.id:
@@ -91,18 +98,15 @@ def read_problems(path: str | Path) -> list[Problem]:
 def _lines(path: Path) -> Iterator[Problem]:
     seen: dict[str, int] = {}
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise ProblemFileError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ProblemFileError(
-            f"{path}: not UTF-8 text (byte {error.start}); save the file as UTF-8"
-        ) from None
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
+        content = path.read_bytes()
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ProblemFileError(f"{path}: cannot be read: {why}") from None
+    for number, raw in enumerate(content.removeprefix(BOM_UTF8).split(b"\n"), start=1):
+        if not raw.strip():
             continue
         try:
-            problem = as_problem(_json_object(line))
+            problem = as_problem(_json_object(_utf8(raw)))
         except InvalidInputError as error:
             raise ProblemFileError(f"{path}:{number}: {error}") from None
         if problem.id in seen:
@@ -114,9 +118,22 @@ def _lines(path: Path) -> Iterator[Problem]:
         yield problem
 
 
+def _utf8(raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(
+            f"not UTF-8 text (byte {error.start} of the line); save the file as UTF-8"
+        ) from None
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
 def _json_object(line: str) -> dict[str, Any]:
     try:
-        value = json.loads(line)
+        value = json.loads(line, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise InvalidInputError(f"not JSON ({error}): {_short(line)}") from None
     if not isinstance(value, dict):

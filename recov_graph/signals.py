@@ -28,6 +28,8 @@ FEATURE_VERSION = 1  # raised whenever a definition in signals.py or features.py
 
 UNLISTED = -1000.0  # log-probability of a token outside a top-K list
 COVERAGE_FLOOR = 1e-8
+COLDEST, HOTTEST = 1e-3, 1e6  # temperatures outside lose all precision
+LEAST_LOGPROB = -1e6  # a listed token is never taken to be less likely than this
 CHUNK = 2048  # tokens handled at a time, so that the [chunk, K, K] comparison stays in the cache
 
 Floats = NDArray[np.float64]
@@ -65,8 +67,7 @@ def token_signals(
     Raises:
         InvalidInputError: wrong shapes, NaN, lengths that differ, a position without any token.
     """
-    if not (isinstance(temperature, int | float) and 0 < temperature < math.inf):
-        raise InvalidInputError(f"temperature is {temperature!r}; it must be a number above 0")
+    temperature = checked_temperature(temperature)
     if not (isinstance(k_cov, int | np.integer) and k_cov >= 1):
         raise InvalidInputError(f"k_cov is {k_cov!r}; it must be an integer of at least 1")
     tokens = _taken(taken)
@@ -87,6 +88,20 @@ def token_signals(
             k_cov,
         )
     return TokenSignals(*out)
+
+
+def checked_temperature(value: Any) -> float:
+    """The decoding temperature as a float.
+
+    Raises:
+        InvalidInputError: no number, or one outside the range in which signals are precise.
+    """
+    number = isinstance(value, int | float | np.integer | np.floating)
+    if not (number and COLDEST <= value <= HOTTEST):
+        raise InvalidInputError(
+            f"temperature is {value!r}; it must be a number from {COLDEST:g} to {HOTTEST:g}"
+        )
+    return float(value)
 
 
 def _signals(
@@ -165,7 +180,10 @@ def _likeliest_first(ids: Ids, logprobs: Logprobs, k_cov: int) -> tuple[Ids, Log
 
 
 def _taken(taken: ArrayLike) -> Ids:
-    tokens = np.asarray(taken)
+    try:
+        tokens = np.asarray(taken)
+    except ValueError:
+        raise InvalidInputError("taken is ragged; it must be integers [L]") from None
     if tokens.ndim != 1 or len(tokens) == 0 or tokens.dtype.kind not in "iu":
         raise InvalidInputError(
             f"taken has shape {tokens.shape} and type {tokens.dtype}; "
@@ -200,6 +218,10 @@ def _topk(name: str, value: Any, length: int) -> tuple[Ids, Logprobs]:
         )
     if ids.min() < PAD_ID:
         raise InvalidInputError(f"{name} holds id {ids.min()}; ids are 0 or above, or -1 for none")
+    if ids.dtype.kind == "u":
+        ids = ids.astype(np.int64)
+    if logprobs.dtype.kind != "f":
+        logprobs = logprobs.astype(np.float64)
     usable = (ids != PAD_ID) & (logprobs > -math.inf)
     if not (logprobs < math.inf).all():
         row, column = np.argwhere(~(logprobs < math.inf))[0]
@@ -220,6 +242,7 @@ def _topk(name: str, value: Any, length: int) -> tuple[Ids, Logprobs]:
         raise InvalidInputError(
             f"{name} lists a token twice at position {row}; ids must be distinct within a position"
         )
+    logprobs = np.maximum(logprobs, LEAST_LOGPROB)
     if usable.all():
         return ids, logprobs
     return np.where(usable, ids, PAD_ID), np.where(usable, logprobs, -math.inf)

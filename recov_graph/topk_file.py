@@ -54,7 +54,8 @@ def read_traces(
     Raises:
         ProblemFileError: naming file and line number.
     """
-    for number, line in enumerate(lines, start=1):
+    for number, raw in enumerate(_readable(lines, name), start=1):
+        line = raw.removeprefix("\ufeff") if number == 1 else raw
         if not line.strip():
             continue
         try:
@@ -74,6 +75,15 @@ def read_traces(
         except (ValueError, RecursionError, OverflowError) as error:
             raise ProblemFileError(f"{name}:{number}: not a trace: {error}") from None
         yield trace, signals, features
+
+
+def _readable(lines: Iterable[str], name: str) -> Iterator[str]:
+    try:
+        yield from lines
+    except UnicodeDecodeError as error:
+        raise ProblemFileError(
+            f"{name}: not UTF-8 text ({error.reason}); save the file as UTF-8"
+        ) from None
 
 
 def _topk(steps: list[Step], side: Literal["specialist", "ancestor"]) -> TopK:

@@ -322,7 +322,7 @@ def test_a_solved_problem_costs_nothing_more(scripted: Any, store: TraceStore) -
 
 @pytest.mark.xfail(strict=True, reason="the first call's tokens are shared by whole numbers only")
 def test_what_attempts_and_scoring_cost_adds_up(scripted: Any, store: TraceStore) -> None:
-    model = scripted(["a", "bb", "ccc", "d"], last="wrong")
+    model = scripted(["a", "bb", "ccc", "dd"], last="wrong")
     output = create_recovery_graph(model, "exact", store=store, seed=0).invoke({"problem": PROBLEM})
     scoring = sum(tokens(call) for call in ledger(store, output) if call["purpose"] == "score")
     assert sum(a["spent"] for a in output["attempts"]) + scoring == output["usage"]["tokens"]

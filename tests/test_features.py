@@ -245,10 +245,9 @@ def test_measuring_needs_the_lists_of_both_models(missing: str) -> None:
         measure(Rollout("text", full.token_ids, "stop", **lists), 0.6)
 
 
-# --- known faults ---
+# Faults that were found by attacking the package
 
 
-@pytest.mark.xfail(strict=True, reason="rounding noise of J is taken for a spike")
 def test_a_specialist_that_equals_its_ancestor_has_no_concentration() -> None:
     failed = rollout(3)
     same = Rollout("text", failed.token_ids, "stop", failed.specialist, failed.specialist)
@@ -257,6 +256,5 @@ def test_a_specialist_that_equals_its_ancestor_has_no_concentration() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@pytest.mark.xfail(strict=True, reason="the mean underflows to 0")
 def test_the_smallest_pressure_there_is_gives_finite_features() -> None:
     assert all(map(math.isfinite, trace_features(signals([5e-324, 0.0, 0.0]))))

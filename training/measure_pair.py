@@ -37,25 +37,26 @@ from training.tasks import KINDS, draw
 TEMPERATURE = 0.6
 MAX_TOKENS = 160
 SAMPLES = 4
-ATTEMPTS = 16  # per operator and failed problem
+STOP_BELOW = 0.05
+ATTEMPTS = 32  # per operator and failed problem
 
 # How many bundled problems of each kind there are by level, 1 to 5.
 BUNDLED: dict[str, tuple[int, ...]] = {
-    "chain": (4, 8, 16, 16, 16),
-    "product": (4, 16, 24, 20, 6),
-    "mixed": (4, 12, 24, 20, 6),
-    "paren": (4, 16, 24, 16, 4),
-    "remainder": (4, 16, 20, 20, 8),
+    "chain": (4, 8, 12, 16, 10),
+    "product": (4, 12, 30, 36, 4),
+    "mixed": (4, 12, 20, 48, 5),
+    "paren": (4, 12, 24, 36, 3),
+    "remainder": (4, 10, 20, 30, 6),
 }
 
 
-def problems(rng: random.Random, times: int, exclude: frozenset[str]) -> list[Problem]:
+def problems(rng: random.Random, exclude: frozenset[str]) -> list[Problem]:
     """Reserved problems in the bundled proportions, none twice and none excluded."""
     drawn: list[Problem] = []
     seen = set(exclude)
     for kind in KINDS:
         for level, count in enumerate(BUNDLED[kind], start=1):
-            wanted, tries = count * times, 0
+            wanted, tries = count, 0
             while wanted and tries < 5000:
                 tries += 1
                 item = draw(rng, kind, level, reserved=True)
@@ -65,7 +66,7 @@ def problems(rng: random.Random, times: int, exclude: frozenset[str]) -> list[Pr
                 wanted -= 1
                 drawn.append(
                     Problem(
-                        id=f"{kind}-{level}-{count * times - wanted:03d}",
+                        id=f"{kind}-{level}-{count - wanted:03d}",
                         prompt=item.prompt,
                         answer=int(item.answer),
                         task=kind,
@@ -153,9 +154,6 @@ def policy_from(rows: list[dict[str, Any]], name: str) -> Policy:
     )
 
 
-STOP_BELOW = 0.05
-
-
 def beta_of(rates: list[float]) -> Rescue:
     """The Beta distribution whose mean and spread fit rates measured on ATTEMPTS attempts each."""
     mean = float(np.clip(np.mean(rates), 1e-3, 1 - 1e-3))
@@ -209,23 +207,105 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return table
 
 
+CARD = """\
+---
+license: apache-2.0
+---
+# The embedded pair
+
+Two decoder-only transformers of 0.86 million parameters each (RMSNorm, rotary positions, SwiGLU,
+tied embeddings; width 128, 4 layers, 4 heads; one character a token) that do arithmetic in worked
+steps: `37+48*2?` -> `48*2=96;37+96=133;A:133`. They ship so that every part of the recovery loop
+runs for real on any laptop. They are good for nothing else.
+
+- **ancestor**: trained from scratch on every kind at levels 1 to 4, mostly worked, 5% with one
+  corrupted digit.
+- **specialist**: the ancestor trained further on sums of any length and remainders. It gets better
+  at long sums and forgets products and parentheses; the easiest problems of its slice were mostly
+  answered without steps, a habit that spreads.
+
+Layout: Hugging Face's `LlamaForCausalLM` (`config.json`, `model.safetensors` in float16,
+`tokenizer.json`), so other engines can serve the same weights. Trained and measured by
+`make train` (seeds fixed); `training_log.json` is the log, `measurements.json` the figures below.
+
+## Data
+
+Problems are drawn at random by `training/tasks.py`. A prompt whose SHA-256 starts with a byte
+divisible by 10 is reserved: no training run sees it. The {problems} bundled problems
+(`problems.jsonl`) and those that the shipped policy was measured on are reserved ones, and differ
+from each other. Levels 1 to 5 are longer and larger; level 5 is beyond what the ancestor saw.
+
+## Accuracy at temperature 0.6, {samples} samples a problem, bundled problems
+
+| kind, level | problems | ancestor | specialist | first {samples} samples all fail |
+| --- | --- | --- | --- | --- |
+{accuracy}
+
+## What rescues the failures
+
+Of the {failed} bundled problems whose first {samples} specialist rollouts fail, measured with
+{attempts} further attempts of each operator (labels as in `recov_graph/regimes.py`):
+
+| regime | problems | share | {operators} |
+| --- | --- | --- | {rules} |
+{regimes}
+
+## Limits
+
+Rescue rates here say nothing about those of a large language model. The regimes' shares follow from
+which problems were bundled, and that choice was made so that each regime is well represented.
+"""
+
+
+def model_card(figures: dict[str, Any]) -> str:
+    """The pair's README, with the measured figures of the bundled problems."""
+    operators = list(registered())
+    accuracy = [
+        f"| {name} | {row['problems']} | {row['ancestor']:.2f} | {row['specialist']:.2f} "
+        f"| {row['failed']} |"
+        for name, row in figures["accuracy"].items()
+    ]
+    regimes = [
+        f"| {name} | {row['problems']} | {row['share']:.0%} | "
+        + " | ".join(f"{row['rates'][operator]:.2f}" for operator in operators)
+        + " |"
+        for name, row in figures["regimes"].items()
+    ]
+    return CARD.format(
+        problems=figures["problems"],
+        failed=figures["failed"],
+        samples=SAMPLES,
+        attempts=ATTEMPTS,
+        accuracy="\n".join(accuracy),
+        operators=" | ".join(operators),
+        rules=" | ".join("---" for _ in operators),
+        regimes="\n".join(regimes),
+    )
+
+
 def main() -> None:
     """Write the bundled problems, the measurements and the default policy."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--rows", type=Path, help="also write every problem's outcomes here")
     options = parser.parse_args()
-    bundled = problems(random.Random(100), 1, frozenset())
+    bundled = problems(random.Random(100), frozenset())
     lines = [problem.model_dump_json() + "\n" for problem in bundled]
     (PAIR / "problems.jsonl").write_text("".join(lines), encoding="utf-8")
-    others = problems(random.Random(200), 2, frozenset(p.prompt for p in bundled))
+    others = problems(random.Random(200), frozenset(p.prompt for p in bundled))
     with ProcessPoolExecutor(options.processes) as pool:
         rows = list(pool.map(measured, bundled, chunksize=4))
         other_rows = list(pool.map(measured, others, chunksize=4))
     report = {"bundled": summary(rows), "policy_problems": summary(other_rows)}
     (PAIR / "measurements.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    (PAIR / "README.md").write_text(model_card(report["bundled"]), encoding="utf-8")
     policy_from(other_rows, "embedded-rule").save(DEFAULT)
-    print(json.dumps(report, indent=1))
-    Path("measured_rows.json").write_text(json.dumps({"bundled": rows, "policy": other_rows}))
+    if options.rows:
+        rows_text = json.dumps({"bundled": rows, "policy": other_rows})
+        options.rows.write_text(rows_text, encoding="utf-8")
+    for name, figures in report.items():
+        shares = {regime: row["share"] for regime, row in figures["regimes"].items()}
+        print(f"{name}: {figures['failed']} of {figures['problems']} fail at first; {shares}")
 
 
 if __name__ == "__main__":

@@ -39,8 +39,8 @@ class _Part(BaseModel):
 class Moments(_Part):
     """A feature over a set of failed problems."""
 
-    mean: float
-    sd: float = Field(ge=0)
+    mean: float = Field(ge=-1e9, le=1e9)
+    sd: float = Field(ge=0, le=1e9)
     count: int = Field(ge=0)
 
 
@@ -87,7 +87,7 @@ class Policy(_Part):
 
     @model_validator(mode="after")
     def _features_are_known(self) -> Policy:
-        for name, moments in {"population": self.population, **self.cells}.items():
+        for name, moments in [("population", self.population), *self.cells.items()]:
             if set(moments) != set(FEATURES):
                 raise ValueError(f"{name} has {sorted(moments)}; it must have {sorted(FEATURES)}")
         unknown = set(self.rule) - set(FEATURES)
@@ -121,7 +121,8 @@ class Policy(_Part):
 
 def cell_name(model: str, task: str) -> str:
     """The key of a cell in a policy."""
-    return f"{model}|{task}"
+    # The bar separates the two, so one inside a name is doubled.
+    return "|".join(part.replace("|", "||") for part in (model, task))
 
 
 def _shrunk(cell: Moments, everyone: Moments, strength: float) -> Moments:

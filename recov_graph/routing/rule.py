@@ -8,7 +8,7 @@ policy's fallback order, and the router stops once a rescue has become too unlik
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from recov_graph.features import FEATURES
 from recov_graph.routing.decision import Candidate, Decision, Evidence, Regime
@@ -43,11 +43,15 @@ class RuleRouter:
 
     def decide(self, evidence: Evidence) -> Decision:
         """The next operator down the ranking, or a stop."""
+        left = evidence.tokens_left
+        costs = {name: cost for name, cost in evidence.costs.items() if cost <= left}
+        evidence = replace(evidence, costs=costs)
         ranking = self._ranking(evidence)
         failures = len(evidence.tried) + max(
             0, evidence.failed_samples - self.policy.failed_samples
         )
-        order = _untried_first(ranking, evidence)
+        # Operators tried least often first; the sort is stable, so the ranking breaks ties.
+        order = sorted(ranking, key=lambda ranked: evidence.tried.count(ranked.operator))
         candidates = tuple(
             Candidate(
                 ranked.operator,
@@ -62,7 +66,7 @@ class RuleRouter:
         if not candidates:
             return Decision(None, regime, 1.0, 0.0, (), "no operator fits the tokens left")
         chance = self._any_rescue(candidates, failures, evidence.attempts_left)
-        if chance < self.policy.stop_below:
+        if chance < self.policy.stop_below or evidence.attempts_left < 1:
             reason = (
                 f"{_count(evidence.failed_samples, 'sample')} and "
                 f"{_count(len(evidence.tried), 'intervention')} failed; the chance of a rescue in "
@@ -83,8 +87,11 @@ class RuleRouter:
         why = "no feature stands out" if evidence.features else "no features were measured"
         if first:
             why = "no other feature stands out"
-        z = {ranked.operator: ranked.z for ranked in by_feature}
-        ranking = {ranked.operator: ranked for ranked in first}
+        # Where a policy gives an operator several features, the one that stands out most counts.
+        z = {ranked.operator: ranked.z for ranked in reversed(by_feature)}
+        ranking: dict[str, _Ranked] = {}
+        for ranked in first:
+            ranking.setdefault(ranked.operator, ranked)
         for operator in (*self.policy.fallback, *evidence.costs):
             ranking.setdefault(
                 operator, _Ranked(operator, z.get(operator), f"{why}: {operator} by default")
@@ -125,12 +132,6 @@ class RuleRouter:
             operator = candidates[step % len(candidates)].operator
             all_fail *= 1.0 - self._rescue(operator, failures + step)
         return 1.0 - all_fail
-
-
-def _untried_first(ranking: list[_Ranked], evidence: Evidence) -> list[_Ranked]:
-    """The affordable part of the ranking, operators tried least often first."""
-    affordable = [r for r in ranking if evidence.costs[r.operator] <= evidence.tokens_left]
-    return sorted(affordable, key=lambda ranked: evidence.tried.count(ranked.operator))
 
 
 def _count(number: int, noun: str) -> str:

@@ -1,0 +1,186 @@
+"""Does routing rescue more than retrying with the same tokens? Against honest baselines.
+
+Every strategy starts from the same failed first samples. The routed loop is run as it ships; what
+it spent after the first samples, over all failed problems, is the pool that each baseline may spend
+in rounds over the unsolved problems, the strongest form of each: tokens that a solved problem no
+longer needs go to the others. Intervals are 95% bootstrap intervals over problems, paired.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from recov_graph import Budget, create_recovery_graph
+from recov_graph.batch import Batch, recovery_tokens, run_batch
+from recov_graph.budget import MeteredModel
+from recov_graph.interventions import Failure, registered
+from recov_graph.models.embedded import EmbeddedPair, bundled_problems
+from recov_graph.nodes import call_seed
+from recov_graph.problem import Problem
+from recov_graph.rollout import Rollout
+from recov_graph.routing import Decision, Evidence
+from recov_graph.trace import Trace, measure
+from recov_graph.verifiers import as_verifier, judge
+
+SEEDS = (0, 1, 2)
+TEMPERATURE, MAX_TOKENS, SAMPLES = 0.6, 160, 4
+BUDGET = Budget(max_attempts=8)
+# Passed or not and the tokens spent, of one attempt after the other, without end.
+Stream = Iterator[tuple[bool, int]]
+
+
+class RandomRouter:
+    """A uniformly random operator each time, never stopping early."""
+
+    name = "random"
+    content_hash = "random"
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+
+    def decide(self, evidence: Evidence) -> Decision:
+        """Any operator at all."""
+        operator = self.rng.choice(list(evidence.costs))
+        return Decision(operator, "sampling", 1 / len(evidence.costs), 0.0, (), "random")
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A problem whose first samples failed, with what was measured on them."""
+
+    problem: Problem
+    failure: Failure
+    scoring_tokens: int
+
+
+def failed_problems(batch: Batch, pair: EmbeddedPair) -> list[Failed]:
+    """The batch's failures, their first samples drawn again from the recorded seeds and scored."""
+    found = []
+    for problem, output in batch.failed:
+        seed = output["attempts"][0]["seed"]
+        rollouts = pair.sample(
+            problem.prompt, n=SAMPLES, temperature=TEMPERATURE, max_tokens=MAX_TOKENS, seed=seed
+        ).rollouts
+        assert [r.text for r in rollouts] == [a["text"] for a in output["attempts"][:SAMPLES]]
+        scores = pair.score(problem.prompt, [r.token_ids for r in rollouts], role="ancestor")
+        traces = [
+            _measured(rollout, topk) for rollout, topk in zip(rollouts, scores.topk, strict=True)
+        ]
+        failure = Failure(problem, TEMPERATURE, MAX_TOKENS, 0, traces)
+        found.append(Failed(problem, failure, scores.usage.tokens))
+    return found
+
+
+def _measured(rollout: Rollout, topk: Any) -> Trace:
+    return measure(replace(rollout, ancestor=topk), TEMPERATURE)
+
+
+def stream(failed: Failed, operator: str, seed: int, pair: EmbeddedPair) -> Stream:
+    """Attempts of one operator; scoring is paid with the first if the operator needs it."""
+    verifier, paid, i = as_verifier("numeric"), False, 0
+    intervention = registered()[operator]
+    while True:
+        meter = MeteredModel(pair, Budget(), failed.problem.id, {})
+        attempt_seed = call_seed(seed, f"{failed.problem.id}/{intervention.name}", 5000 + i)
+        attempt = intervention.apply(replace(failed.failure, seed=attempt_seed, focus=i), meter)
+        tokens = meter.spent.tokens
+        if "score" in intervention.needs and not paid:
+            tokens, paid = tokens + failed.scoring_tokens, True
+        yield judge(verifier, failed.problem, attempt.rollout.text).passed, tokens
+        i += 1
+
+
+def in_rounds(streams: dict[str, Stream], pool: int) -> tuple[set[str], int, int]:
+    """Ids rescued, attempts and tokens, spending the pool in rounds over unsolved problems."""
+    rescued: set[str] = set()
+    attempts = spent = 0
+    while streams and spent < pool:
+        for name in list(streams):
+            if spent >= pool:
+                break
+            passed, tokens = next(streams[name])
+            attempts, spent = attempts + 1, spent + tokens
+            if passed:
+                rescued.add(name)
+                del streams[name]
+    return rescued, attempts, spent
+
+
+def interval(values: Sequence[Sequence[float]]) -> tuple[float, float, float]:
+    """Mean and 95% bootstrap interval of per-problem lists, resampling problems."""
+    rng = np.random.default_rng(0)
+    sums = np.array([sum(v) for v in values])
+    counts = np.array([len(v) for v in values])
+    picks = rng.integers(len(values), size=(4000, len(values)))
+    means = sums[picks].sum(axis=1) / counts[picks].sum(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(sums.sum() / counts.sum()), float(low), float(high)
+
+
+def main() -> None:
+    """Print rescue rates, tokens and paired differences."""
+    pair = EmbeddedPair()
+    problems = bundled_problems()
+    rescued: dict[str, dict[str, list[float]]] = {}
+    tokens: dict[str, int] = {}
+
+    def note(strategy: str, name: str, passed: bool) -> None:
+        rescued.setdefault(strategy, {}).setdefault(name, []).append(float(passed))
+
+    for seed in SEEDS:
+        graph = create_recovery_graph(pair, "numeric", seed=seed, budget=BUDGET)
+        batch = run_batch(graph, problems)
+        pool = sum(recovery_tokens(output) for _, output in batch.failed)
+        for problem, output in batch.failed:
+            note("routed", problem.id, output["solved"])
+        tokens["routed"] = tokens.get("routed", 0) + pool
+
+        at_random = create_recovery_graph(
+            pair, "numeric", seed=seed, budget=BUDGET, router=RandomRouter(seed)
+        )
+        failed_only = [problem for problem, _ in batch.failed]
+        random_batch = run_batch(at_random, failed_only)
+        for problem, output in random_batch.results:
+            note("random operator, same attempts", problem.id, output["solved"])
+        name = "random operator, same attempts"
+        spent = sum(recovery_tokens(output) for _, output in random_batch.results)
+        tokens[name] = tokens.get(name, 0) + spent
+
+        failed = failed_problems(batch, pair)
+        for operator in registered():
+            streams = {f.problem.id: stream(f, operator, seed, pair) for f in failed}
+            ids, _, spent = in_rounds(streams, pool)
+            name = f"{operator} alone, same tokens"
+            for f in failed:
+                note(name, f.problem.id, f.problem.id in ids)
+            tokens[name] = tokens.get(name, 0) + spent
+
+    report(rescued, tokens)
+
+
+def report(rescued: dict[str, dict[str, list[float]]], tokens: dict[str, int]) -> None:
+    """The table: rescue rate, tokens, rescues per 1,000 tokens, difference to the routed loop."""
+    routed = rescued["routed"]
+    count = sum(len(v) for v in routed.values())
+    print(f"{count} failures of {len(routed)} problems, seeds {', '.join(map(str, SEEDS))}")
+    print(f"{'strategy':34} {'rescued':>22} {'tokens':>9} {'/1k tok':>8}  routed minus it, points")
+    for strategy, outcomes in rescued.items():
+        mean, low, high = interval(list(outcomes.values()))
+        per = sum(sum(v) for v in outcomes.values()) / tokens[strategy] * 1000
+        gains = [
+            [a - b for a, b in zip(routed[name], outcomes[name], strict=True)] for name in routed
+        ]
+        gain, worst, best = interval(gains)
+        print(
+            f"{strategy:34} {mean:7.1%} ({low:5.1%}, {high:5.1%}) {tokens[strategy]:9,} {per:8.2f}"
+            f"  {gain * 100:+.1f} ({worst * 100:+.1f}, {best * 100:+.1f})"
+        )
+
+
+if __name__ == "__main__":
+    main()

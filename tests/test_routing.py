@@ -1,0 +1,819 @@
+"""Policies, the rule that routes by them, and where routers come from."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from recov_graph.errors import InvalidInputError, PolicyError
+from recov_graph.features import FEATURES, ProblemFeatures
+from recov_graph.routing import (
+    Candidate,
+    Decision,
+    Evidence,
+    Policy,
+    Router,
+    RuleRouter,
+    as_router,
+    default_policy,
+    load_policy,
+)
+from recov_graph.routing.decision import Regime
+from recov_graph.routing.policy import FEATURE_VERSION, Moments, Rescue, cell_name
+
+QUICK = settings(deadline=None, max_examples=150)
+
+OPERATORS = ("retry", "sparse_steer", "sparse_steer_random", "local_temp", "dense_steer")
+RULE = {"spread": "dense_steer", "concentration": "sparse_steer", "logit_dispersion": "local_temp"}
+FINITE = st.floats(-1e6, 1e6)
+
+
+def moments(mean: float = 0.0, sd: float = 1.0, count: int = 100) -> dict[str, Moments]:
+    return {name: Moments(mean=mean, sd=sd, count=count) for name in FEATURES}
+
+
+def rescue(alpha: float, beta: float, *operators: str) -> dict[str, Rescue]:
+    return {name: Rescue(alpha=alpha, beta=beta, problems=50) for name in operators}
+
+
+def policy(**changes: Any) -> Policy:
+    """Features are standard normal over 100 failures; every operator rescues one in four."""
+    fields: dict[str, Any] = {
+        "name": "small",
+        "created": "2026-01-01",
+        "source": "tests",
+        "population": moments(),
+        "fallback": ("sparse_steer_random", "retry"),
+        "rescue": rescue(1.0, 3.0, *OPERATORS),
+        "stop_below": 0.01,
+    }
+    return Policy(**{**fields, **changes})
+
+
+def evidence(z: tuple[float, float, float] | None = (0.0, 0.0, 0.0), **changes: Any) -> Evidence:
+    """A failure whose features stand out of `policy()`'s population by `z`."""
+    fields: dict[str, Any] = {
+        "model": "m",
+        "task": "t",
+        "features": None if z is None else ProblemFeatures(*z),
+        "failed_samples": 4,
+        "tried": (),
+        "costs": dict.fromkeys(OPERATORS, 100),
+        "attempts_left": 4,
+    }
+    return Evidence(**{**fields, **changes})
+
+
+def decide(asked: Evidence, **changes: Any) -> Decision:
+    return RuleRouter(policy(**changes)).decide(asked)
+
+
+def walk(asked: Evidence, attempts: int, **changes: Any) -> list[str | None]:
+    """The operators chosen one after the other while all of them fail."""
+    tried: list[str] = []
+    for _ in range(attempts):
+        fields = {name: getattr(asked, name) for name in Evidence.__slots__}
+        operator = decide(Evidence(**{**fields, "tried": tuple(tried)}), **changes).operator
+        if operator is None:
+            return [*tried, None]
+        tried.append(operator)
+    return list(tried)
+
+
+# --- the rule's choice ---
+
+
+@pytest.mark.parametrize(
+    ("z", "operator"),
+    [
+        ((2.0, 1.0, 0.5), "dense_steer"),
+        ((1.0, 2.0, 0.5), "sparse_steer"),
+        ((1.0, 0.5, 2.0), "local_temp"),
+        ((-3.0, 0.1, -3.0), "sparse_steer"),
+        ((1e-6, -1.0, -1.0), "dense_steer"),
+    ],
+)
+def test_the_feature_that_stands_out_most_names_the_operator(
+    z: tuple[float, float, float], operator: str
+) -> None:
+    decision = decide(evidence(z))
+    assert decision.operator == operator
+    assert decision.regime == "steerable_hard"
+    assert decision.probability == 1.0
+
+
+def test_features_are_compared_in_standard_deviations() -> None:
+    population = {
+        "spread": Moments(mean=0.5, sd=0.01, count=9),
+        "concentration": Moments(mean=1.0, sd=10.0, count=9),
+        "logit_dispersion": Moments(mean=-2.0, sd=1.0, count=9),
+    }
+    decision = decide(evidence((0.55, 21.0, 1.0)), population=population)
+    assert decision.operator == "dense_steer"
+    scores = {candidate.operator: candidate.score for candidate in decision.candidates}
+    assert scores["dense_steer"] == pytest.approx(5.0)
+    assert scores["sparse_steer"] == pytest.approx(2.0)
+    assert scores["local_temp"] == pytest.approx(3.0)
+    assert scores["retry"] is None
+
+
+def test_the_policys_own_rule_counts() -> None:
+    rule = {"spread": "local_temp", "concentration": "retry"}
+    assert decide(evidence((2.0, 1.0, 9.0)), rule=rule).operator == "local_temp"
+    assert decide(evidence((1.0, 2.0, 9.0)), rule=rule).operator == "retry"
+
+
+@pytest.mark.parametrize("z", [(0.0, 0.0, 0.0), (-1.0, -0.1, -2.0)])
+def test_where_nothing_stands_out_the_first_fallback_is_taken(
+    z: tuple[float, float, float],
+) -> None:
+    decision = decide(evidence(z))
+    assert decision.operator == "sparse_steer_random"
+    assert decision.regime == "sampling"
+    assert decision.reason == "no feature stands out: sparse_steer_random by default"
+
+
+def test_without_features_the_first_fallback_is_taken() -> None:
+    decision = decide(evidence(None), fallback=("local_temp", "retry"))
+    assert decision.operator == "local_temp"
+    assert decision.regime == "sampling"
+    assert decision.reason == "no features were measured: local_temp by default"
+    assert all(candidate.score is None for candidate in decision.candidates)
+
+
+def test_a_feature_that_never_varied_is_no_reason() -> None:
+    still = {**moments(), "spread": Moments(mean=0.0, sd=0.0, count=100)}
+    assert decide(evidence((9.0, 0.5, 0.1)), population=still).operator == "sparse_steer"
+
+
+def test_operators_that_are_impossible_here_are_skipped() -> None:
+    costs = {"sparse_steer": 10, "retry": 10}
+    decision = decide(evidence((3.0, 1.0, 2.0), costs=costs))
+    assert decision.operator == "sparse_steer"
+    assert {candidate.operator for candidate in decision.candidates} == set(costs)
+
+
+def test_operators_that_cost_too_much_are_skipped() -> None:
+    costs = {"dense_steer": 300, "local_temp": 200, "sparse_steer": 201, "retry": 50}
+    decision = decide(evidence((3.0, 2.0, 1.0), costs=costs, tokens_left=200))
+    assert decision.operator == "local_temp"
+    assert [candidate.operator for candidate in decision.candidates] == ["local_temp", "retry"]
+    assert [candidate.expected_cost for candidate in decision.candidates] == [200, 50]
+
+
+@pytest.mark.parametrize("changes", [{"tokens_left": 99}, {"costs": {}}])
+def test_where_no_operator_fits_the_rule_stops(changes: dict[str, Any]) -> None:
+    decision = decide(evidence((3.0, 2.0, 1.0), **changes))
+    assert decision.operator is None
+    assert decision.candidates == ()
+    assert decision.expected_rescue == 0.0
+    assert decision.reason == "no operator fits the tokens left"
+
+
+def test_an_operator_the_policy_does_not_know_comes_last() -> None:
+    costs = dict.fromkeys(("mine", *OPERATORS), 1)
+    decision = decide(evidence((3.0, -1.0, -1.0), costs=costs), fallback=OPERATORS)
+    assert [candidate.operator for candidate in decision.candidates] == [
+        "dense_steer",
+        "retry",
+        "sparse_steer",
+        "sparse_steer_random",
+        "local_temp",
+        "mine",
+    ]
+
+
+def test_a_router_decides_the_same_every_time() -> None:
+    router = RuleRouter(policy())
+    assert router.decide(evidence((1.0, 2.0, 3.0))) == router.decide(evidence((1.0, 2.0, 3.0)))
+
+
+# --- several attempts ---
+
+
+def test_a_failed_operator_gives_way_to_the_next_in_the_ranking() -> None:
+    assert walk(evidence((1.0, 3.0, 2.0)), 5) == [
+        "sparse_steer",
+        "local_temp",
+        "dense_steer",
+        "sparse_steer_random",
+        "retry",
+    ]
+
+
+def test_features_that_do_not_stand_out_come_after_the_fallback() -> None:
+    assert walk(evidence((-1.0, 3.0, -2.0)), 3) == [
+        "sparse_steer",
+        "sparse_steer_random",
+        "retry",
+    ]
+
+
+def test_once_all_have_failed_the_ranking_starts_again() -> None:
+    chosen = walk(evidence((1.0, 3.0, 2.0)), 10, stop_below=0.0)
+    assert chosen[5:] == chosen[:5]
+
+
+def test_a_failed_plain_retry_counts_as_tried() -> None:
+    decision = decide(evidence(None, tried=("retry",)), fallback=("retry", "local_temp"))
+    assert decision.operator == "local_temp"
+
+
+@given(
+    z=st.tuples(FINITE, FINITE, FINITE) | st.none(),
+    names=st.sets(st.sampled_from(OPERATORS), min_size=1),
+    rounds=st.integers(1, 3),
+)
+@QUICK
+def test_nothing_is_repeated_before_all_were_tried(
+    z: tuple[float, float, float] | None, names: set[str], rounds: int
+) -> None:
+    chosen = walk(evidence(z, costs=dict.fromkeys(names, 1)), rounds * len(names), stop_below=0.0)
+    for start in range(0, len(chosen), len(names)):
+        assert set(chosen[start : start + len(names)]) == names
+
+
+def test_each_failed_attempt_lowers_what_the_next_is_expected_to_do() -> None:
+    expected = [
+        decide(evidence(None, tried=("retry",) * failed)).expected_rescue for failed in range(4)
+    ]
+    assert expected == pytest.approx([1 / 4, 1 / 5, 1 / 6, 1 / 7])
+
+
+def test_samples_beyond_the_policys_own_count_as_failures() -> None:
+    assert decide(evidence(failed_samples=6)).expected_rescue == pytest.approx(1 / 6)
+    assert decide(evidence(failed_samples=4)).expected_rescue == pytest.approx(1 / 4)
+    assert decide(evidence(failed_samples=1)).expected_rescue == pytest.approx(1 / 4)
+    assert decide(evidence(failed_samples=6), failed_samples=6).expected_rescue == 1 / 4
+
+
+def test_an_operator_never_measured_counts_as_the_worst_that_was() -> None:
+    measured = {**rescue(1.0, 1.0, "retry"), **rescue(1.0, 9.0, "local_temp")}
+    decision = decide(evidence((2.0, -1.0, -1.0)), rescue=measured)
+    assert decision.operator == "dense_steer"
+    assert decision.expected_rescue == pytest.approx(1 / 10)
+
+
+def test_a_policy_that_measured_no_operator_still_decides() -> None:
+    assert decide(evidence((2.0, 1.0, 0.0)), rescue={}).operator == "dense_steer"
+
+
+# --- stopping ---
+
+
+def test_the_rule_stops_where_a_rescue_has_become_too_unlikely() -> None:
+    # Chance of two retries: 1 - 99/100 * 100/101 = 2/101 = 0.0198; of three: 3/102 = 0.0294.
+    settings_ = {"rescue": rescue(1.0, 99.0, *OPERATORS), "stop_below": 0.02}
+    stopped = decide(evidence((2.0, 1.0, 0.0), attempts_left=2), **settings_)
+    assert stopped.operator is None
+    assert stopped.regime == "out_of_reach"
+    assert stopped.probability == 1.0
+    assert stopped.expected_rescue == pytest.approx(2 / 101)
+    assert len(stopped.candidates) == len(OPERATORS)
+    went_on = decide(evidence((2.0, 1.0, 0.0), attempts_left=3), **settings_)
+    assert went_on.operator == "dense_steer"
+    assert went_on.expected_rescue == pytest.approx(1 / 100)
+
+
+def test_a_chance_that_equals_the_threshold_is_enough() -> None:
+    one_in_four = {"costs": {"retry": 1}, "attempts_left": 1}
+    assert decide(evidence(**one_in_four), stop_below=0.25).operator == "retry"
+    assert decide(evidence(**one_in_four), stop_below=0.2501).operator is None
+
+
+def test_the_chance_counts_the_operators_that_will_be_tried_in_turn() -> None:
+    measured = {**rescue(1.0, 9.0, "retry"), **rescue(4.0, 4.0, "dense_steer")}
+    costs = {"retry": 1, "dense_steer": 1}
+    stopped = decide(
+        evidence((1.0, 0.0, 0.0), costs=costs, attempts_left=3),
+        rescue=measured,
+        fallback=("retry",),
+        stop_below=1.0,
+    )
+    # dense_steer, retry, dense_steer after 0, 1 and 2 failures
+    assert stopped.expected_rescue == pytest.approx(1 - (4 / 8) * (10 / 11) * (6 / 10))
+
+
+def test_failed_attempts_make_the_rule_stop_in_the_end() -> None:
+    chosen = walk(evidence((2.0, 1.0, 0.5)), 100, stop_below=0.21)
+    assert chosen[-1] is None
+    # After n failures the chance of four more attempts is 4 / (7 + n): under 0.21 from n = 13.
+    assert len(chosen) - 1 == 13
+
+
+def test_why_it_stopped_is_said_in_words() -> None:
+    stopped = decide(
+        evidence((2.0, 1.0, 0.0), tried=("dense_steer", "retry"), attempts_left=1),
+        rescue=rescue(1.0, 97.0, *OPERATORS),
+        stop_below=0.02,
+    )
+    assert stopped.reason == (
+        "4 samples and 2 interventions failed; the chance of a rescue in 1 more attempt is 1.0%, "
+        "under 2.0%: stop"
+    )
+
+
+# --- reasons ---
+
+
+def test_the_reason_names_the_feature_and_the_cell() -> None:
+    cells = {"m|t": moments(0.0, 1.0, 212)}
+    decision = decide(evidence((1.8, 0.0, 0.0)), cells=cells, shrinkage=0.0)
+    assert decision.reason == "spread is 1.8 sd above 212 stored failures of this cell: dense_steer"
+
+
+def test_the_reason_says_where_the_cell_is_unknown() -> None:
+    decision = decide(evidence((0.0, 0.0, 2.25)))
+    assert decision.reason == (
+        "logit_dispersion is 2.2 sd above 100 stored failures of other cells: local_temp"
+    )
+
+
+def test_the_reason_names_what_failed_before_once_each() -> None:
+    tried = ("retry", "dense_steer", "retry")
+    decision = decide(evidence((2.0, 1.0, 0.0), tried=tried))
+    assert decision.reason == (
+        "retry, dense_steer failed; "
+        "concentration is 1.0 sd above 100 stored failures of other cells: sparse_steer"
+    )
+
+
+def test_the_reason_says_when_the_other_features_do_not_stand_out() -> None:
+    decision = decide(evidence((2.0, -1.0, -1.0), tried=("dense_steer",)))
+    assert decision.reason == (
+        "dense_steer failed; no other feature stands out: sparse_steer_random by default"
+    )
+
+
+# --- properties ---
+
+EVIDENCE = st.builds(
+    Evidence,
+    model=st.sampled_from(["m", "other", "", "a|b"]),
+    task=st.sampled_from(["t", "default", ""]),
+    features=st.none() | st.builds(ProblemFeatures, st.floats(), st.floats(), st.floats()),
+    failed_samples=st.integers(0, 60),
+    tried=st.lists(st.sampled_from([*OPERATORS, "unknown"]), max_size=12),
+    costs=st.dictionaries(st.sampled_from([*OPERATORS, "mine"]), st.integers(0, 1000)),
+    attempts_left=st.integers(0, 30),
+    tokens_left=st.just(math.inf) | st.floats(-100, 1100),
+)
+POLICIES = st.builds(
+    policy,
+    population=st.fixed_dictionaries(
+        dict.fromkeys(
+            FEATURES,
+            st.builds(Moments, mean=FINITE, sd=st.floats(0, 1e6), count=st.integers(0, 500)),
+        )
+    ),
+    cells=st.just({}) | st.builds(lambda m, c: {"m|t": moments(m, 1.0, c)}, FINITE, st.integers(0)),
+    rule=st.dictionaries(st.sampled_from(FEATURES), st.sampled_from(OPERATORS)),
+    fallback=st.lists(st.sampled_from([*OPERATORS, "unknown"]), min_size=1),
+    rescue=st.dictionaries(
+        st.sampled_from(OPERATORS),
+        st.builds(
+            Rescue, alpha=st.floats(1e-3, 1e3), beta=st.floats(1e-3, 1e3), problems=st.integers(0)
+        ),
+    ),
+    shrinkage=st.floats(0, 1e3),
+    failed_samples=st.integers(0, 50),
+    stop_below=st.floats(0, 1),
+)
+
+
+@given(asked=EVIDENCE, by=POLICIES)
+@settings(deadline=None, max_examples=300)
+def test_any_evidence_gets_a_decision_that_can_be_carried_out(asked: Evidence, by: Policy) -> None:
+    decision = RuleRouter(by).decide(asked)
+    affordable = {name for name, cost in asked.costs.items() if cost <= asked.tokens_left}
+    assert decision.operator is None or decision.operator in affordable
+    assert decision.probability == 1.0
+    assert 0 <= decision.expected_rescue <= 1
+    assert decision.regime in get_args(Regime)
+    assert decision.reason
+    assert "\n" not in decision.reason
+    assert sorted(c.operator for c in decision.candidates) == sorted(affordable)
+    for candidate in decision.candidates:
+        assert 0 <= candidate.expected_rescue <= 1
+        assert candidate.expected_cost == asked.costs[candidate.operator]
+    if decision.operator is not None:
+        assert decision.operator == decision.candidates[0].operator
+        assert decision.expected_rescue == decision.candidates[0].expected_rescue
+
+
+@given(z=st.tuples(FINITE, FINITE, FINITE), names=st.sets(st.sampled_from(OPERATORS), min_size=1))
+@QUICK
+def test_the_first_choice_is_the_largest_z_above_zero_or_else_the_fallback(
+    z: tuple[float, float, float], names: set[str]
+) -> None:
+    assume(len(set(z)) == 3)
+    by_operator = {
+        RULE[name]: value for name, value in zip(FEATURES, z, strict=True) if RULE[name] in names
+    }
+    best = max(by_operator, key=lambda name: by_operator[name], default=None)
+    decision = decide(evidence(z, costs=dict.fromkeys(sorted(names), 1)))
+    if best is not None and by_operator[best] > 0:
+        assert decision.operator == best
+    else:
+        fallback = [name for name in ("sparse_steer_random", "retry") if name in names]
+        assert decision.operator == (fallback or sorted(names))[0]
+
+
+def test_a_decision_is_plain_data() -> None:
+    decision = decide(evidence((2.0, 1.0, -1.0)))
+    data = json.loads(json.dumps(decision.as_dict()))
+    candidates = tuple(Candidate(**candidate) for candidate in data.pop("candidates"))
+    assert Decision(**data, candidates=candidates) == decision
+
+
+# --- moments of a cell ---
+
+
+def test_an_unknown_cell_has_the_populations_moments() -> None:
+    known = policy(cells={"m|t": moments(5.0, 2.0, 30)})
+    assert known.moments("m", "other") == (known.population, 0)
+    assert known.moments("other", "t") == (known.population, 0)
+
+
+def test_as_many_failures_as_the_shrinkage_put_the_mean_halfway() -> None:
+    found, count = policy(cells={"m|t": moments(6.0, 1.0, 20)}, shrinkage=20.0).moments("m", "t")
+    assert count == 20
+    for name in FEATURES:
+        assert found[name].mean == pytest.approx(3.0)
+        assert found[name].sd == pytest.approx(math.sqrt(1 + 9))
+
+
+def test_without_shrinkage_a_cell_has_its_own_moments() -> None:
+    found, count = policy(cells={"m|t": moments(6.0, 2.5, 7)}, shrinkage=0.0).moments("m", "t")
+    assert count == 7
+    assert found["spread"].mean == pytest.approx(6.0)
+    assert found["spread"].sd == pytest.approx(2.5)
+
+
+@pytest.mark.parametrize("shrinkage", [0.0, 20.0])
+def test_a_cell_without_failures_has_the_populations_moments(shrinkage: float) -> None:
+    known = policy(cells={"m|t": moments(6.0, 2.0, 0)}, shrinkage=shrinkage)
+    found, count = known.moments("m", "t")
+    assert count == 0
+    assert (found["spread"].mean, found["spread"].sd) == (0.0, 1.0)
+
+
+@given(
+    mean=st.floats(-50, 50),
+    sd=st.floats(0, 20),
+    count=st.integers(0, 1000),
+    everyone=st.tuples(st.floats(-50, 50), st.floats(0, 20)),
+    shrinkage=st.floats(0.1, 200),
+)
+@QUICK
+def test_moments_are_those_of_both_groups_poured_together(
+    mean: float, sd: float, count: int, everyone: tuple[float, float], shrinkage: float
+) -> None:
+    pooled = policy(
+        population=moments(*everyone), cells={"m|t": moments(mean, sd, count)}, shrinkage=shrinkage
+    ).moments("m", "t")[0]["concentration"]
+    total = count + shrinkage
+    first = (count * mean + shrinkage * everyone[0]) / total
+    second = (count * (mean**2 + sd**2) + shrinkage * (everyone[0] ** 2 + everyone[1] ** 2)) / total
+    assert pooled.mean == pytest.approx(first, abs=1e-9)
+    assert pooled.sd**2 == pytest.approx(second - first**2, abs=1e-8)
+
+
+def test_the_rule_goes_by_the_cells_own_moments() -> None:
+    cells = {"m|t": {**moments(0.0, 1.0, 10**6), "spread": Moments(mean=9.0, sd=1.0, count=10**6)}}
+    known = RuleRouter(policy(cells=cells))
+    asked = evidence((5.0, 1.0, 0.0))
+    assert known.decide(asked).operator == "sparse_steer"
+    elsewhere = evidence((5.0, 1.0, 0.0), task="another")
+    assert known.decide(elsewhere).operator == "dense_steer"
+
+
+# --- policy files ---
+
+CHANGES: dict[str, Any] = {
+    "name": "other",
+    "created": "2026-01-02",
+    "source": "elsewhere",
+    "feature_version": FEATURE_VERSION + 1,
+    "router_version": 7,
+    "population": moments(0.25),
+    "cells": {"m|t": moments()},
+    "shrinkage": 21.0,
+    "rule": {"spread": "retry"},
+    "fallback": ("retry", "sparse_steer_random"),
+    "rescue": rescue(1.0, 3.0, "retry"),
+    "failed_samples": 5,
+    "stop_below": 0.02,
+}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where a test keeps its policy."""
+    return tmp_path / "policy.json"
+
+
+@pytest.fixture(scope="module")
+def shared_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A policy file that every Hypothesis example writes anew."""
+    return tmp_path_factory.mktemp("policies") / "policy.json"
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(PolicyError) as refused:
+        load_policy(path)
+    message = str(refused.value)
+    assert message.startswith(f"policy {path}: ")
+    assert "\n" not in message
+    return message
+
+
+def saved(path: Path, **changes: Any) -> dict[str, Any]:
+    policy(**changes).save(path)
+    data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return data
+
+
+def test_a_saved_policy_is_loaded_as_it_was(path: Path) -> None:
+    full = policy(cells={"m|t": moments(0.1, 0.3, 17)}, rule=RULE, source="Größe 🎲")
+    full.save(path)
+    assert load_policy(path) == full
+    assert load_policy(str(path)).content_hash == full.content_hash
+
+
+@given(by=POLICIES)
+@settings(deadline=None, max_examples=50)
+def test_any_policy_survives_its_file(shared_path: Path, by: Policy) -> None:
+    by.save(shared_path)
+    loaded = load_policy(shared_path)
+    assert loaded == by
+    assert loaded.content_hash == by.content_hash
+
+
+def test_the_file_is_json_with_the_hash_in_it(path: Path) -> None:
+    data = saved(path)
+    assert data["content_hash"] == policy().content_hash
+    assert data["stop_below"] == 0.01
+    assert len(data["content_hash"]) == 16
+
+
+def test_every_field_but_the_schema_is_changed_below() -> None:
+    assert set(CHANGES) == set(Policy.model_fields) - {"schema_version"}
+
+
+@pytest.mark.parametrize("field", CHANGES)
+def test_the_hash_changes_with_every_field(field: str) -> None:
+    assert policy(**{field: CHANGES[field]}).content_hash != policy().content_hash
+
+
+@pytest.mark.parametrize("field", sorted(set(CHANGES) - {"feature_version"}))
+def test_a_field_changed_by_hand_is_noticed(path: Path, field: str) -> None:
+    data = saved(path)
+    other = path.with_name("other.json")
+    data[field] = saved(other, **{field: CHANGES[field]})[field]
+    path.write_text(json.dumps(data), encoding="utf-8")
+    message = refusal(path)
+    assert policy().content_hash in message
+    assert "changed after it was written" in message
+
+
+@pytest.mark.parametrize("claimed", [None, "", 5, "0" * 16])
+def test_a_wrong_hash_is_refused(path: Path, claimed: Any) -> None:
+    path.write_text(json.dumps({**saved(path), "content_hash": claimed}), encoding="utf-8")
+    message = refusal(path)
+    assert f"content_hash is {claimed!r}" in message
+    assert policy().content_hash in message
+
+
+@pytest.mark.parametrize(
+    "missing",
+    ["name", "created", "source", "population", "fallback", "rescue", "stop_below", "content_hash"],
+)
+def test_a_missing_field_is_named(path: Path, missing: str) -> None:
+    data = saved(path)
+    del data[missing]
+    path.write_text(json.dumps(data), encoding="utf-8")
+    assert missing in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "fragments"),
+    [
+        ({"schema_version": 2}, ["schema_version 2 is newer than 1", "pip install -U"]),
+        ({"schema_version": 0}, ["'schema_version'", "got 0"]),
+        ({"schema_version": "1.5"}, ["'schema_version'", "got '1.5'"]),
+        ({"extra": 1}, ["unknown field 'extra'"]),
+        ({"name": ""}, ["'name'", "at least 1 character"]),
+        ({"stop_below": 2}, ["'stop_below'", "less than or equal to 1", "got 2"]),
+        ({"stop_below": -0.1}, ["'stop_below'", "greater than or equal to 0"]),
+        ({"stop_below": math.nan}, ["'stop_below'", "finite", "nan"]),
+        ({"shrinkage": math.inf}, ["'shrinkage'", "finite", "inf"]),
+        ({"shrinkage": -1}, ["'shrinkage'", "greater than or equal to 0"]),
+        ({"fallback": []}, ["'fallback'", "at least 1 item"]),
+        ({"population": {}}, ["population has []", "['concentration', "]),
+        ({"cells": {"m|t": {}}}, ["m|t has []", "['concentration', "]),
+        ({"rule": {"length": "retry"}}, ["rule names ['length']", "features are"]),
+        (
+            {"rescue": {"retry": {"alpha": math.nan, "beta": 1, "problems": 1}}},
+            ["'rescue.retry.alpha'", "nan"],
+        ),
+        (
+            {"rescue": {"retry": {"alpha": 0, "beta": 1, "problems": 1}}},
+            ["'rescue.retry.alpha'", "greater than 0"],
+        ),
+        (
+            {"population": {name: {"mean": 0, "sd": -1, "count": 1} for name in FEATURES}},
+            ["sd'", "greater than or equal to 0"],
+        ),
+    ],
+)
+def test_a_policy_that_does_not_fit_is_refused_in_words(
+    path: Path, change: dict[str, Any], fragments: list[str]
+) -> None:
+    path.write_text(json.dumps({**saved(path), **change}), encoding="utf-8")
+    message = refusal(path)
+    assert [fragment for fragment in fragments if fragment not in message] == [], message
+
+
+def test_a_policy_of_another_feature_version_is_refused(path: Path) -> None:
+    saved(path, feature_version=FEATURE_VERSION + 1)
+    message = refusal(path)
+    assert f"feature version {FEATURE_VERSION + 1}" in message
+    assert "fit it again" in message
+
+
+@pytest.mark.parametrize(
+    ("content", "fragment"),
+    [
+        (b"", "not JSON"),
+        (b"{", "not JSON"),
+        (b"\xff\xfe", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b"[]", "got list"),
+        (b"null", "got NoneType"),
+        (b"{}", "is missing"),
+        (pickle.dumps({"name": "p"}), "not JSON"),
+        (pickle.dumps({"name": "p"}, protocol=0), "not JSON"),
+    ],
+    ids=["empty", "cut", "not text", "deep", "list", "null", "object", "pickle", "pickle 0"],
+)
+def test_a_file_that_is_no_policy_is_refused(path: Path, content: bytes, fragment: str) -> None:
+    path.write_bytes(content)
+    assert fragment in refusal(path)
+
+
+def test_a_pickle_is_never_executed(path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (path.with_name("sprung"),))
+
+    path.write_bytes(pickle.dumps(Trap()))
+    assert "not JSON" in refusal(path)
+    assert not path.with_name("sprung").exists()
+
+
+def test_a_missing_file_is_refused(path: Path) -> None:
+    assert refusal(path) == f"policy {path}: cannot be read: No such file or directory"
+
+
+def test_a_folder_is_refused(tmp_path: Path) -> None:
+    assert "cannot be read" in refusal(tmp_path)
+
+
+@given(
+    keys=st.sampled_from(
+        [
+            *((field,) for field in (*CHANGES, "schema_version", "content_hash", "extra")),
+            ("population", "spread"),
+            ("population", "spread", "sd"),
+            ("rescue", "retry", "alpha"),
+            ("cells", "m|t", "spread", "count"),
+        ]
+    ),
+    value=st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(), inner, max_size=2),
+        max_leaves=4,
+    ),
+)
+@settings(deadline=None, max_examples=200)
+def test_a_file_with_any_value_changed_is_the_same_policy_or_refused(
+    shared_path: Path, keys: tuple[str, ...], value: Any
+) -> None:
+    original = policy(cells={"m|t": moments()})
+    original.save(shared_path)
+    data = json.loads(shared_path.read_text(encoding="utf-8"))
+    inner = data
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] = value
+    shared_path.write_text(json.dumps(data), encoding="utf-8")
+    loaded, message = None, ""
+    try:
+        loaded = load_policy(shared_path)
+    except PolicyError as error:
+        message = str(error)
+    assert loaded == original or message.startswith(f"policy {shared_path}: ")
+
+
+# --- routers ---
+
+
+def test_none_gives_the_policy_that_ships() -> None:
+    router = as_router(None)
+    assert router.name == default_policy().name
+    assert router.content_hash == default_policy().content_hash
+
+
+def test_the_policy_that_ships_decides() -> None:
+    assert as_router(None).decide(evidence((0.5, 1.0, 0.0))).reason
+
+
+def test_a_policy_gives_a_router_stamped_with_it() -> None:
+    router = as_router(policy())
+    assert isinstance(router, Router)
+    assert (router.name, router.content_hash) == ("small", policy().content_hash)
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_path_gives_the_router_of_that_file(path: Path, kind: Any) -> None:
+    policy().save(path)
+    assert as_router(kind(path)).content_hash == policy().content_hash
+
+
+def test_a_path_to_nothing_is_a_policy_error(path: Path) -> None:
+    with pytest.raises(PolicyError, match="cannot be read"):
+        as_router(path)
+
+
+class AlwaysRetry:
+    """A router of someone's own."""
+
+    name = "always-retry"
+    content_hash = "1"
+
+    def decide(self, evidence: Evidence) -> Decision:
+        return Decision("retry", "sampling", 1.0, 0.5, (), "always")
+
+
+@pytest.mark.parametrize("router", [AlwaysRetry(), RuleRouter(policy())])
+def test_a_router_stays_itself(router: Router) -> None:
+    assert as_router(router) is router
+
+
+@pytest.mark.parametrize(
+    "value", [3, b"policy.json", {}, AlwaysRetry, RuleRouter, object(), [policy()], print]
+)
+def test_anything_else_is_refused_in_words(value: Any) -> None:
+    with pytest.raises(InvalidInputError) as refused:
+        as_router(value)
+    assert str(refused.value).startswith("router is ")
+    assert "it must be a Router, a Policy or the path of a policy file" in str(refused.value)
+
+
+# Faults that were found by attacking the package
+
+
+def test_of_two_features_for_one_operator_the_stronger_counts() -> None:
+    rule = {"spread": "dense_steer", "concentration": "sparse_steer"}
+    both = {**rule, "logit_dispersion": "dense_steer"}
+    decision = decide(evidence((3.0, 2.0, 1.0)), rule=both)
+    assert decision.candidates[0].score == pytest.approx(3.0)
+    assert decision.reason.startswith("spread is 3.0 sd above")
+
+
+def test_a_cell_may_not_hide_a_population_that_is_wrong() -> None:
+    with pytest.raises(ValueError, match="population has"):
+        policy(population={}, cells={"population": moments()})
+
+
+def test_without_attempts_left_the_rule_stops() -> None:
+    assert decide(evidence((3.0, 2.0, 1.0), attempts_left=0), stop_below=0.0).operator is None
+
+
+def test_cells_of_different_models_are_told_apart() -> None:
+    known = policy(cells={cell_name("a|b", "c"): moments(5.0, 1.0, 50)})
+    assert known.moments("a|b", "c")[1] == 50
+    assert known.moments("a", "b|c")[1] == 0
+
+
+def test_a_policy_of_absurd_moments_is_refused_or_decides() -> None:
+    try:
+        known = policy(cells={"m|t": moments(0.0, 1e200, 50)})
+    except ValueError:
+        return
+    assert RuleRouter(known).decide(evidence((1.0, 0.0, 0.0))).reason
+
+
+def test_the_reason_fits_where_the_feature_that_stands_out_cannot_be_acted_on() -> None:
+    costs = {"dense_steer": 500, "retry": 10}
+    decision = decide(evidence((3.0, -1.0, -1.0), costs=costs, tokens_left=100))
+    assert decision.operator == "retry"
+    assert "no other feature" not in decision.reason
