@@ -20,10 +20,10 @@ from recov_graph.batch import Batch, recovery_tokens, run_batch
 from recov_graph.budget import MeteredModel
 from recov_graph.interventions import Failure, registered
 from recov_graph.models.embedded import EmbeddedPair, bundled_problems
-from recov_graph.nodes import call_seed
 from recov_graph.problem import Problem
 from recov_graph.rollout import Rollout
 from recov_graph.routing import Decision, Evidence
+from recov_graph.seeds import call_seed
 from recov_graph.trace import Trace, measure
 from recov_graph.verifiers import as_verifier, judge
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from recov_graph.models.base import Model
-from recov_graph.nodes import call_seed
 from recov_graph.problem import Problem
+from recov_graph.seeds import call_seed
 from recov_graph.verifiers import Verifier, judge
 
 RETRY_ALONE = "retry alone"

@@ -13,6 +13,8 @@ from recov_graph.models.base import Model
 from recov_graph.problem import Problem
 from recov_graph.verifiers import Verifier
 
+UNROUTED = "not routed"  # failures that the budget left no attempt for
+
 
 @dataclass(slots=True)
 class Batch:
@@ -30,7 +32,7 @@ class Batch:
 
     @property
     def failed(self) -> list[tuple[Problem, dict[str, Any]]]:
-        """Those whose first samples were all judged and none passed."""
+        """Those whose first samples failed: none passed, and at least one could be judged."""
         return [(problem, out) for problem, out in self.results if _first_failed(out)]
 
 
@@ -56,8 +58,8 @@ def compare_with_retry(batch: Batch, model: Model, verifier: Verifier, **setting
         regime: retry_alone(
             model,
             verifier,
-            [problem for problem, out in batch.failed if out["regime"] == regime],
-            tokens=sum(recovery_tokens(o) for _, o in batch.failed if o["regime"] == regime),
+            [problem for problem, out in batch.failed if _regime_of(out) == regime],
+            tokens=sum(recovery_tokens(o) for _, o in batch.failed if _regime_of(o) == regime),
             **settings,
         )
         for regime in _regimes(batch.failed)
@@ -71,22 +73,28 @@ def recovery_tokens(output: dict[str, Any]) -> int:
 
 
 def summary(batch: Batch) -> dict[str, Any]:
-    """The batch in figures, as plain data."""
+    """The batch in figures, as plain data.
+
+    Problems are solved_first, failed or unjudged (no first sample could be drawn and judged); the
+    failed are rescued, stopped, budget_exhausted or errors.
+    """
     outputs = [out for _, out in batch.results]
     failed = [out for _, out in batch.failed]
-    reasons = [out["stop_reason"] for out in outputs]
+    solved_first = sum(out["solved"] and not out["route"] for out in outputs)
+    reasons = [out["stop_reason"] for out in failed]
     recovery = sum(recovery_tokens(out) for out in failed)
     figures: dict[str, Any] = {
         "problems": len(outputs),
-        "solved_first": sum(out["solved"] and not out["route"] for out in outputs),
+        "solved_first": solved_first,
         "failed": len(failed),
         "rescued": sum(out["solved"] for out in failed),
         "stopped": reasons.count("out_of_reach"),
         "budget_exhausted": reasons.count("budget_exhausted"),
         "errors": reasons.count("model_error") + reasons.count("verifier_error"),
+        "unjudged": len(outputs) - solved_first - len(failed),
         "by_intervention": _by_intervention(failed),
         "by_regime": {
-            regime: _regime([out for out in failed if out["regime"] == regime])
+            regime: _regime([out for out in failed if _regime_of(out) == regime])
             for regime in _regimes(batch.failed)
         },
         "tokens": {
@@ -131,9 +139,14 @@ def _retry(*outcomes: RetryAlone) -> dict[str, int]:
 
 
 def _regimes(failed: Sequence[tuple[Problem, dict[str, Any]]]) -> list[str]:
-    return sorted({out["regime"] for _, out in failed if out["regime"]})
+    return sorted({_regime_of(out) for _, out in failed})
+
+
+def _regime_of(output: dict[str, Any]) -> str:
+    return output["regime"] or UNROUTED
 
 
 def _first_failed(output: dict[str, Any]) -> bool:
     first = [a["verdict"] for a in output["attempts"] if a["operator"] == "sample"]
-    return bool(first) and all(v is not None and v["value"] == "failed" for v in first)
+    values = {verdict["value"] for verdict in first if verdict is not None}
+    return "failed" in values and "passed" not in values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,9 @@ db_option = click.option("--db", type=click.Path(path_type=Path), help=DB_HELP)
 json_option = click.option(
     "--json", "json_out", metavar="OUT|-", help="Write the figures as JSON to a file or stdout."
 )
-seed_option = click.option("--seed", type=int, default=0, show_default=True)
+seed_option = click.option(
+    "--seed", type=click.IntRange(-(2**63), 2**63 - 1), default=0, show_default=True
+)
 store_text_option = click.option(
     "--store-text",
     type=click.Choice(["full", "hash", "none"]),
@@ -113,6 +116,7 @@ def run(
     """Run the problems of a file, one JSON object a line with prompt, answer, id and task."""
     from recov_graph.problem import read_problems
 
+    sys.path.insert(0, str(Path.cwd()))  # where --verifier python:MODULE:FUNCTION is looked for
     _run_batch(
         read_problems(problems),
         kind="run",
@@ -179,7 +183,7 @@ def _run_batch(
 ) -> None:
     from recov_graph.batch import compare_with_retry, run_batch, summary
     from recov_graph.budget import Budget
-    from recov_graph.console import print_summary, progress
+    from recov_graph.console import plain, print_summary, progress
     from recov_graph.graph import create_recovery_graph
     from recov_graph.models import as_model
     from recov_graph.store import TraceStore, default_path
@@ -210,23 +214,33 @@ def _run_batch(
         print_summary(figures)
         if json_out is not None:
             Path(json_out).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    first_error = next((out["error"] for _, out in batch.results if out.get("error")), None)
-    if first_error:
-        click.echo(f"{figures['errors']} problems ended in an error: {first_error}", err=True)
+    errors = [out["error"] for _, out in batch.results if out["error"]]
+    if errors:
+        click.echo(f"{len(errors)} problems ended in an error: {plain(errors[0])}", err=True)
+    if len(errors) == len(problems):
+        sys.exit(1)
 
 
 def _check_writable(path: Path) -> None:
     """Refuse an output file before any work is done for it."""
-    try:
-        path.open("a").close()
-    except OSError as error:
-        raise click.BadParameter(f"{path}: {error.strerror}", param_hint="--json") from None
+    target = path if path.exists() else path.parent
+    if path.is_dir() or not path.parent.is_dir() or not os.access(target, os.W_OK):
+        raise click.BadParameter(f"{path} cannot be written", param_hint="--json")
 
 
 def main() -> None:
     """Run the command line; our own errors end it with one line and exit code 2."""
     try:
-        cli(standalone_mode=True)
+        sys.exit(cli(standalone_mode=False))
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(2)
+    except click.Abort:
+        click.echo("Aborted.", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        click.echo(f"Error: {' '.join(error.format_message().split())}", err=True)
+        sys.exit(2)
     except RecovGraphError as error:
         click.echo(f"Error: {' '.join(str(error).split())}", err=True)
         sys.exit(2)

@@ -83,8 +83,10 @@ def _headline(figures: Row) -> str:
         f"reach, {figures['budget_exhausted']} out of budget"
         + (f"; {figures['errors']} ended in an error." if figures["errors"] else "."),
     ]
+    if figures["unjudged"]:
+        lines.append(f"{figures['unjudged']} could not be sampled and judged at all.")
     retry = figures.get("retry_alone")
-    if retry is not None and figures["failed"]:
+    if retry is not None and retry["attempts"]:
         ours, theirs = (row["rescued"] / figures["failed"] for row in (figures, retry))
         lines.append(
             f"Retry alone, measured with the same {_number(figures['tokens']['recovery'])} tokens: "
@@ -113,8 +115,9 @@ def print_run(store: TraceStore, run_id: str | None) -> None:
     console = _console()
     problems = store.run_problems(run["id"])
     console.print(
-        f"run {run['id']} ({run['kind']}, {run['started_at']}): model {run['model']}, "
-        f"verifier {run['verifier']}, policy {run['policy']} {run['policy_hash']}"
+        f"run {run['id']} ({run['kind']}, {run['started_at']}): model {plain(run['model'])}, "
+        f"verifier {plain(run['verifier'])}, "
+        f"policy {plain(run['policy'])} {plain(run['policy_hash'])}"
     )
     table = Table()
     for heading in ("problem", "task", "ended", "regime"):
@@ -123,8 +126,8 @@ def print_run(store: TraceStore, run_id: str | None) -> None:
         table.add_column(heading, justify="right")
     for row in problems:
         table.add_row(
-            _plain(row["key"]),
-            _plain(row["task"]),
+            plain(row["key"]),
+            plain(row["task"]),
             row["stop_reason"] or "unfinished",
             row["regime"] or "",
             _number(row["attempts"] or 0),
@@ -144,8 +147,8 @@ def print_problem(store: TraceStore, run_id: str | None, key: str) -> None:
             f"run {run['id']} has no problem {key!r}; `recov-graph show {run['id']}` lists them"
         )
     console = _console()
-    console.print(Text(f"problem {_plain(key)}: {_plain(problem['prompt'])}"))
-    console.print(Text(f"expected: {_plain(problem['answer'])}"))
+    console.print(Text(f"problem {plain(key)}: {plain(problem['prompt'])}"))
+    console.print(Text(f"expected: {plain(problem['answer'])}"))
     decisions = store.problem_decisions(problem["id"])
     attempts = store.problem_attempts(problem["id"])
     table = Table(show_lines=False)
@@ -154,18 +157,18 @@ def print_problem(store: TraceStore, run_id: str | None, key: str) -> None:
     for attempt in attempts:
         for decision in decisions:
             if decision["id"] == attempt["decision_id"]:
-                table.add_row("", "", "", "", Text(_plain(decision["reason"]), style="dim"))
+                table.add_row("", "", "", "", Text(plain(decision["reason"]), style="dim"))
         table.add_row(
             str(attempt["position"]),
-            attempt["operator"],
+            plain(attempt["operator"]),
             attempt["value"] or "not judged",
             _number(attempt["tokens"]),
-            Text(_plain(attempt["text"])),
+            Text(plain(attempt["text"])),
         )
     console.print(table)
     for decision in decisions:
         if decision["operator"] is None:
-            console.print(Text(_plain(decision["reason"])))
+            console.print(Text(plain(decision["reason"])))
     console.print(
         f"{problem['stop_reason'] or 'unfinished'}, {_number(problem['tokens'] or 0)} tokens"
     )
@@ -180,15 +183,17 @@ def _run(store: TraceStore, run_id: str | None) -> Row:
 
 
 def _console() -> Console:
-    return Console(highlight=False, markup=False, soft_wrap=not sys.stdout.isatty())
+    # Into a pipe nothing is cut: a line is as long as it has to be.
+    width = None if sys.stdout.isatty() else 10_000
+    return Console(highlight=False, markup=False, width=width)
 
 
 def _number(value: int) -> str:
     return f"{value:,}"
 
 
-def _plain(value: str | None) -> str:
-    """Stored text as one printable line: model output may hold terminal escapes."""
+def plain(value: str | None) -> str:
+    """Text of others as one printable line: model output may hold terminal escapes."""
     if value is None:
         return "(not stored)"
     return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in value)

@@ -77,8 +77,10 @@ def build_recovery_graph(
         raise InvalidInputError(f"budget is {budget!r}; it must be a Budget or None")
     if not (store is None or isinstance(store, TraceStore | str | Path)):
         raise InvalidInputError(f"store is {store!r}; it must be a TraceStore, a path or None")
-    if not (seed is None or isinstance(seed, int)):
-        raise InvalidInputError(f"seed is {seed!r}; it must be a whole number or None")
+    if not (seed is None or (isinstance(seed, int) and abs(seed) < 2**63)):
+        raise InvalidInputError(
+            f"seed is {seed!r}; it must be a whole number of at most 63 bits, or None"
+        )
     chosen = resolve(interventions)
     model, verifier, router = as_model(model), as_verifier(verifier), as_router(router)
     if not any(intervention.needs <= model.capabilities for intervention in chosen.values()):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -13,8 +11,18 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.errors import GraphBubbleUp
 from langgraph.runtime import Runtime
 
+from recov_graph.attempts import (
+    SAMPLE,
+    answer_of,
+    attempt_event,
+    best_attempt,
+    failed_samples,
+    new_attempt,
+    shares,
+    value_of,
+)
 from recov_graph.budget import Budget, BudgetExhausted, MeteredModel
-from recov_graph.errors import InvalidInputError
+from recov_graph.errors import InvalidInputError, ModelError
 from recov_graph.features import ProblemFeatures, problem_features
 from recov_graph.interventions.base import Failure, Intervention, Lengths
 from recov_graph.models.base import Capability, Model
@@ -22,9 +30,9 @@ from recov_graph.problem import Problem, as_problem
 from recov_graph.recorder import Recorder
 from recov_graph.rollout import Rollout, Usage
 from recov_graph.routing.decision import Evidence, Router
+from recov_graph.seeds import call_seed
 from recov_graph.signals import checked_temperature
 from recov_graph.state import (
-    AttemptData,
     DecisionData,
     RecoveryContext,
     RecoveryState,
@@ -34,8 +42,6 @@ from recov_graph.state import (
 from recov_graph.trace import Trace, measure
 from recov_graph.verifiers import Verifier, judge
 from recov_graph.workspace import Workspace
-
-SAMPLE = "sample"  # the operator of the first rollouts
 
 State = RecoveryState
 Changes = dict[str, Any]
@@ -97,22 +103,26 @@ class Nodes:
                 max_tokens=self.max_new_tokens,
                 seed=seed,
             ).rollouts
+            if not rollouts:
+                raise ModelError(f"model {self.model.name!r} returned no rollouts, asked for {n}")
         except GraphBubbleUp:
             raise
         except Exception as error:
             return self._failed_call(cast(State, started), meter, error, runtime)
         arrays = self._workspace.of(recovery_id)
         attempts = [
-            _attempt(
+            new_attempt(
                 recovery_id,
                 position,
                 SAMPLE,
                 rollout,
                 temperature=self._temperature(context),
                 seed=seed,
-                spent=meter.spent.tokens // len(rollouts),
+                spent=spent,
             )
-            for position, rollout in enumerate(rollouts)
+            for position, (rollout, spent) in enumerate(
+                zip(rollouts, shares(meter.spent.tokens, len(rollouts)), strict=True)
+            )
         ]
         arrays.rollouts = {
             attempt["id"]: rollout for attempt, rollout in zip(attempts, rollouts, strict=True)
@@ -132,12 +142,12 @@ class Nodes:
                 verdict = judge(self.verifier, problem, attempt["text"])
                 attempt = {**attempt, "verdict": cast(VerdictData, verdict.as_dict())}
                 judged.append(attempt)
-                runtime.stream_writer({"type": "attempt", **_event(attempt)})
+                runtime.stream_writer(attempt_event(attempt))
             attempts.append(attempt)
         decision = state["route"][-1] if state["route"] else None
         self.recorder.judged(judged, decision)
         changes: Changes = {"attempts": attempts}
-        values = [_value(attempt) for attempt in judged]
+        values = [value_of(attempt) for attempt in judged]
         if "passed" in values:
             return self._finish(_with(state, **changes), "solved", runtime)
         if "failed" not in values:
@@ -149,28 +159,31 @@ class Nodes:
 
     def featurize(self, state: State, runtime: Runtime[RecoveryContext]) -> Changes:
         """Score the failed plain rollouts under the ancestor and measure them, once a problem."""
-        if state["route"] or Capability.SCORE not in self.model.capabilities:
-            return {"features": state["features"]}
         context = self._context(runtime)
         meter = self._meter(state, context)
+        attempts_left = meter.budget.max_attempts - len(state["attempts"])
+        can_score = Capability.SCORE in self.model.capabilities
+        if state["route"] or not can_score or attempts_left <= 0:
+            return {"features": state["features"]}
         arrays = self._workspace.of(state["recovery_id"])
         failed = {
             attempt["id"]: arrays.rollouts[attempt["id"]]
-            for attempt in _failed_samples(state)
+            for attempt in failed_samples(state)
             # Rollouts are gone where another process took the problem over, or where empty.
             if attempt["id"] in arrays.rollouts and len(arrays.rollouts[attempt["id"]])
         }
         try:
             scored = _scored(meter, state["problem"]["prompt"], failed) if failed else {}
+            arrays.traces = {
+                name: measure(rollout, self._temperature(context))
+                for name, rollout in scored.items()
+            }
         except GraphBubbleUp:
             raise
         except BudgetExhausted:
-            scored = {}  # classify says that the budget is spent
+            arrays.traces = {}  # too dear: the router goes without features
         except Exception as error:
             return self._failed_call(state, meter, error, runtime)
-        arrays.traces = {
-            name: measure(rollout, self._temperature(context)) for name, rollout in scored.items()
-        }
         self.recorder.measured(state["recovery_id"], arrays.traces, meter.calls)
         features = None
         if arrays.traces:
@@ -234,7 +247,7 @@ class Nodes:
             raise
         except Exception as error:
             return self._failed_call(state, meter, error, runtime)
-        attempt = _attempt(
+        attempt = new_attempt(
             state["recovery_id"],
             position,
             operator,
@@ -252,7 +265,7 @@ class Nodes:
 
     def _evidence(self, state: State, attempts_left: int, tokens_left: float) -> Evidence:
         problem = state["problem"]
-        failed = _failed_samples(state)
+        failed = failed_samples(state)
         lengths = Lengths(
             prompt=self.model.prompt_length(problem["prompt"]),
             completion=sum(attempt["tokens"] for attempt in failed) // max(1, len(failed)),
@@ -280,7 +293,7 @@ class Nodes:
         """The measured failed rollouts, from memory or, in another process, from the store."""
         arrays = self._workspace.of(state["recovery_id"])
         if not arrays.traces and state["features"] is not None:
-            stored = {a["id"]: self.recorder.trace(a["id"]) for a in _failed_samples(state)}
+            stored = {a["id"]: self.recorder.trace(a["id"]) for a in failed_samples(state)}
             arrays.traces = {name: trace for name, trace in stored.items() if trace is not None}
         return list(arrays.traces.values())
 
@@ -331,7 +344,7 @@ class Nodes:
             "attempts": state["attempts"],
             "route": state["route"],
             "solved": reason == "solved",
-            "answer": _answer(best),
+            "answer": answer_of(best),
             "best": best,
             "regime": state.get("regime") if state["route"] else None,
             "stop_reason": reason,
@@ -351,35 +364,13 @@ class Nodes:
             }
         )
         if state.get("messages"):
-            text = _answer(best) or ""
+            text = answer_of(best) or ""
             result["messages"] = [AIMessage(text, id=f"{state['recovery_id']}/answer")]
         return cast(Changes, result)
 
 
 def _with(state: State, **changes: Any) -> State:
     return cast(State, {**state, **changes})
-
-
-def call_seed(seed: int | None, problem_id: str, position: int) -> int:
-    """The seed of one attempt: from the run's seed, or random where the run has none."""
-    if seed is None:
-        return secrets.randbelow(2**31)
-    digest = hashlib.blake2b(f"{seed}/{problem_id}/{position}".encode(), digest_size=4)
-    return int.from_bytes(digest.digest()) % 2**31
-
-
-def best_attempt(attempts: Sequence[AttemptData]) -> AttemptData | None:
-    """The attempt that passed, else the highest score, the unscored before the failed."""
-    order = {"passed": 2, "unscored": 1, "failed": 0}
-
-    def worth(attempt: AttemptData) -> tuple[float, ...]:
-        verdict = attempt["verdict"]
-        if verdict is None:
-            return (0, 0, 0, -attempt["position"])
-        ended = attempt["finish_reason"] == "stop"
-        return (order[verdict["value"]], verdict["score"] or 0.0, ended, -attempt["position"])
-
-    return max(attempts, key=worth, default=None)
 
 
 def _problem(state: State) -> Problem:
@@ -395,40 +386,6 @@ def _problem(state: State) -> Problem:
     )
 
 
-def _attempt(
-    recovery_id: str,
-    position: int,
-    operator: str,
-    rollout: Rollout,
-    *,
-    temperature: float,
-    seed: int,
-    spent: int,
-    details: dict[str, Any] | None = None,
-) -> AttemptData:
-    return {
-        "id": f"{recovery_id}/{position}",
-        "position": position,
-        "operator": operator,
-        "temperature": temperature,
-        "seed": seed,
-        "text": rollout.text,
-        "finish_reason": rollout.finish_reason,
-        "tokens": len(rollout),
-        "spent": spent,
-        "details": details or {},
-        "verdict": None,
-    }
-
-
-def _failed_samples(state: State) -> list[AttemptData]:
-    return [
-        attempt
-        for attempt in state["attempts"]
-        if attempt["operator"] == SAMPLE and _value(attempt) == "failed"
-    ]
-
-
 def _scored(
     meter: MeteredModel, prompt: str, rollouts: Mapping[str, Rollout]
 ) -> dict[str, Rollout]:
@@ -441,19 +398,3 @@ def _scored(
     ancestor = meter.score(prompt, tokens, role="ancestor").topk
     given = [replace(r, ancestor=t) for r, t in zip(given, ancestor, strict=True)]
     return dict(zip(names, given, strict=True))
-
-
-def _value(attempt: AttemptData) -> str | None:
-    return attempt["verdict"]["value"] if attempt["verdict"] else None
-
-
-def _answer(best: AttemptData | None) -> str | None:
-    if best is None:
-        return None
-    verdict = best["verdict"]
-    return verdict["answer"] if verdict and verdict["answer"] is not None else best["text"]
-
-
-def _event(attempt: AttemptData) -> dict[str, Any]:
-    kept = ("position", "operator", "text", "verdict", "spent")
-    return {name: attempt[name] for name in kept}  # type: ignore[literal-required]

@@ -56,10 +56,11 @@ def describe(error: ValidationError) -> str:
         return f"field {place!r} is missing"
     if first["type"] == "extra_forbidden":
         return f"unknown field {place!r}"
-    return f"field {place!r}: {first['msg']}, got {_short(first['input'])}"
+    return f"field {place!r}: {first['msg']}, got {short(first['input'])}"
 
 
-def _short(value: Any, limit: int = 80) -> str:
+def short(value: Any, limit: int = 80) -> str:
+    """A value as it would be typed, cut to a readable length."""
     text = repr(value)
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
@@ -135,9 +136,9 @@ def _json_object(line: str) -> dict[str, Any]:
     try:
         value = json.loads(line, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise InvalidInputError(f"not JSON ({error}): {_short(line)}") from None
+        raise InvalidInputError(f"not JSON ({error}): {short(line)}") from None
     if not isinstance(value, dict):
         raise InvalidInputError(
-            f'expected a JSON object, got {_short(value)}; write {{"prompt": ..., "answer": ...}}'
+            f'expected a JSON object, got {short(value)}; write {{"prompt": ..., "answer": ...}}'
         )
     return value

@@ -107,7 +107,7 @@ class Recorder:
                         "operator": attempt["operator"],
                         "outcome": outcome,
                         "tokens": attempt["spent"],
-                        "details": json.dumps(attempt["details"]),
+                        "details": json.dumps(attempt["details"], default=_plain),
                     }
                 )
         self._write(verdicts=verdicts, interventions=interventions)
@@ -155,6 +155,11 @@ class Recorder:
     def _write(self, **tables: list[dict[str, Any]]) -> None:
         if self.store is not None:
             self.store.write(**tables)
+
+
+def _plain(value: Any) -> Any:
+    """Numpy numbers and arrays as plain ones; anything else as its text."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 SPENT = ("prompt_tokens", "completion_tokens", "scored_tokens", "seconds")

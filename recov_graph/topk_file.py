@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from recov_graph.errors import InvalidInputError, ProblemFileError
 from recov_graph.features import WINDOW, TraceFeatures, trace_features
-from recov_graph.problem import describe
+from recov_graph.problem import describe, short
 from recov_graph.rollout import PAD_ID, TopK
 from recov_graph.signals import TokenSignals, token_signals
 
@@ -59,7 +59,7 @@ def read_traces(
         if not line.strip():
             continue
         try:
-            trace = TraceLine.model_validate(json.loads(line))
+            trace = TraceLine.model_validate(_object(json.loads(line)))
             signals = token_signals(
                 [step.token for step in trace.steps],
                 _topk(trace.steps, "specialist"),
@@ -75,6 +75,12 @@ def read_traces(
         except (ValueError, RecursionError, OverflowError) as error:
             raise ProblemFileError(f"{name}:{number}: not a trace: {error}") from None
         yield trace, signals, features
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InvalidInputError(f"expected a JSON object with 'steps', got {short(value)}")
+    return value
 
 
 def _readable(lines: Iterable[str], name: str) -> Iterator[str]:

@@ -106,7 +106,7 @@ CREATE TABLE "decisions" (
    "probability" REAL NOT NULL,
    "expected_rescue" REAL NOT NULL,
    "candidates" TEXT NOT NULL,
-   "reason" TEXT NOT NULL,
+   "reason" TEXT,
    "policy" TEXT NOT NULL,
    "policy_hash" TEXT NOT NULL,
    "created_at" TEXT NOT NULL
@@ -119,7 +119,7 @@ CREATE TABLE "interventions" (
    "operator" TEXT NOT NULL,
    "outcome" TEXT NOT NULL,
    "tokens" INTEGER NOT NULL,
-   "details" TEXT NOT NULL
+   "details" TEXT
 ) STRICT;
 CREATE INDEX "idx_interventions_decision_id"
     ON "interventions" ("decision_id");

@@ -173,8 +173,8 @@ def test_lines_are_read_one_at_a_time() -> None:
 @pytest.mark.parametrize(
     ("place", "value", "fragments"),
     [
-        ((), 5, ["dictionary", "got 5"]),
-        ((), [LINE], ["dictionary"]),
+        ((), 5, ["JSON object", "got 5"]),
+        ((), [LINE], ["JSON object"]),
         ((), {}, ["'steps' is missing"]),
         (("temperature",), 0, ["temperature is 0", "from 0.001 to 1e+06"]),
         (("temperature",), None, ["'temperature'", "got None"]),

@@ -25,11 +25,11 @@ import numpy as np
 from recov_graph.features import FEATURES, problem_features
 from recov_graph.interventions import Failure, registered
 from recov_graph.models.embedded import PAIR, EmbeddedPair
-from recov_graph.nodes import call_seed
 from recov_graph.problem import Problem
 from recov_graph.regimes import regime_label
 from recov_graph.rollout import Rollout
 from recov_graph.routing.policy import DEFAULT, Moments, Policy, Rescue, cell_name
+from recov_graph.seeds import call_seed
 from recov_graph.trace import measure
 from recov_graph.verifiers import as_verifier, judge
 from training.tasks import KINDS, draw

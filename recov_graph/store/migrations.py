@@ -174,7 +174,7 @@ def m001_traces(db: Database) -> None:
             "policy_hash": str,
             "created_at": str,
         },
-        optional=("operator",),
+        optional=("operator", "reason"),
         references=(("problem_id", "problems"),),
     )
     _create(
@@ -188,5 +188,6 @@ def m001_traces(db: Database) -> None:
             "tokens": int,
             "details": str,
         },
+        optional=("details",),
         references=(("id", "rollouts"), ("decision_id", "decisions")),
     )

@@ -6,6 +6,7 @@ import hashlib
 import secrets
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -26,12 +27,14 @@ from recov_graph.trace import Trace
 StoreText = Literal["full", "hash", "none"]
 Row = dict[str, Any]
 BUSY_SECONDS = 30.0
-# Columns that hold what a user or a model wrote.
+# Columns that hold what a user or a model wrote: kept, hashed or dropped.
 TEXT_COLUMNS = {
     "problems": ("prompt", "answer"),
     "rollouts": ("text",),
     "verdicts": ("answer", "explanation"),
 }
+# Columns in which code of the user's may put such text: kept or dropped.
+FREE_COLUMNS = {"decisions": ("reason",), "interventions": ("details",)}
 
 PROBLEMS = (
     "SELECT problems.*, outcomes.*, problems.id AS id, "
@@ -52,7 +55,9 @@ class TraceStore:
         path: the file, made with its folders where missing; ":memory:" for a store that is gone
             when closed.
         store_text: "full" keeps prompts, answers and outputs; "hash" keeps salted hashes of them;
-            "none" keeps neither. Token ids are text in another guise and are kept with "full" only.
+            "none" keeps neither. Token ids, reasons and details of interventions may be text in
+            another guise and are kept with "full" only. Hashes hide text from a glance, not from
+            someone who holds the file and can guess: the salt is in the file.
 
     Raises:
         StoreError: the file cannot be opened or written, is no database, or is of a newer version.
@@ -64,6 +69,8 @@ class TraceStore:
                 f"store_text is {store_text!r}; it must be one of {', '.join(get_args(StoreText))}"
             )
         self.path = str(path)
+        if not self.path:
+            raise InvalidInputError("the store's path is empty; name a file, or ':memory:'")
         self.store_text = store_text
         self._lock = threading.RLock()
         with self._clear_errors():
@@ -73,12 +80,16 @@ class TraceStore:
                 self.path, timeout=BUSY_SECONDS, check_same_thread=False, isolation_level=None
             )
             self._db = Database(self._connection)
-            self._prepare()
+            try:
+                self._prepare()
+            except BaseException:
+                self._connection.close()
+                raise
 
     def _prepare(self) -> None:
         self._db.execute("PRAGMA foreign_keys = ON")
         self._refuse_newer()
-        self._db.enable_wal()
+        self._write_ahead()
         self._db.execute("PRAGMA synchronous = NORMAL")
         with self._transaction():
             migrations.apply(self._db)
@@ -89,7 +100,24 @@ class TraceStore:
         rows = self.query("SELECT value FROM settings WHERE id = 'salt'")
         self._salt = bytes.fromhex(rows[0]["value"])
 
+    def _write_ahead(self) -> None:
+        """Switch to WAL; unlike other statements the switch does not wait for a busy file."""
+        deadline = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                return self._db.enable_wal()
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+
     def _refuse_newer(self) -> None:
+        tables = set(self._db.table_names())
+        if tables and "_sqlite_migrations" not in tables:
+            raise StoreError(
+                f"{self.path} is a database of another program, not of recov-graph; "
+                "name another file with --db or RECOV_GRAPH_DB"
+            )
         known = {migration.name for migration in migrations.pending(Database(memory=True))}
         for migration in migrations.applied(self._db):
             if migration.name not in known:
@@ -122,7 +150,8 @@ class TraceStore:
             for table, rows in tables.items():
                 if rows:
                     redacted = [self._redacted(table, row) for row in rows]
-                    self._db.conn.executemany(self._upsert(table, tuple(rows[0])), redacted)
+                    for row in redacted:
+                        self._db.conn.execute(self._upsert(table, tuple(row)), row)
 
     def write_traces(self, traces: Mapping[str, Trace]) -> None:
         """Store what was measured on failed rollouts that are in the store already, by their id."""
@@ -222,6 +251,8 @@ class TraceStore:
             value = kept.get(column)
             if self.store_text != "full" and value is not None:
                 kept[column] = self._hash(value) if self.store_text == "hash" else None
+        if self.store_text != "full":
+            kept |= dict.fromkeys(FREE_COLUMNS.get(table, ()))
         if table == "problems":
             kept["key"] = self.key(kept["key"])
         return kept
@@ -253,7 +284,7 @@ class TraceStore:
     def _clear_errors(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, OverflowError, UnicodeError) as error:
             raise StoreError(
                 f"trace store {self.path}: {error}; check that the path can be written and is "
                 "a recov-graph database, or name another with --db or RECOV_GRAPH_DB"

@@ -38,13 +38,16 @@ class Verdict:
     def __post_init__(self) -> None:
         if self.value not in get_args(Outcome):
             raise InvalidInputError(f"verdict {self.value!r}; legal are {get_args(Outcome)}")
-        if self.value == "unscored":
-            if self.score is not None:
-                raise InvalidInputError(f"an unscored verdict has no score, got {self.score!r}")
-        elif self.score is None:
+        if self.value == "unscored" and self.score is not None:
+            raise InvalidInputError(f"an unscored verdict has no score, got {self.score!r}")
+        if self.value != "unscored" and self.score is None:
             object.__setattr__(self, "score", 1.0 if self.passed else 0.0)
-        elif not 0 <= self.score <= 1:
+        if self.score is not None and not 0 <= self.score <= 1:
             raise InvalidInputError(f"score {self.score!r}; legal is a number from 0 to 1")
+        for name in ("answer", "explanation"):
+            text = getattr(self, name)
+            if text is not None and not isinstance(text, str):
+                object.__setattr__(self, name, str(text))
 
     @property
     def passed(self) -> bool:

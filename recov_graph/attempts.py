@@ -1,0 +1,90 @@
+"""Attempts as data in the graph's state: making them, and picking from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from recov_graph.rollout import Rollout
+from recov_graph.state import AttemptData, RecoveryState
+
+SAMPLE = "sample"  # the operator of the first rollouts
+ORDER = {"passed": 2, "unscored": 1, "failed": 0}
+
+
+def new_attempt(
+    recovery_id: str,
+    position: int,
+    operator: str,
+    rollout: Rollout,
+    *,
+    temperature: float,
+    seed: int,
+    spent: int,
+    details: dict[str, Any] | None = None,
+) -> AttemptData:
+    """A rollout that is not judged yet; the same id whenever a node is run again."""
+    return {
+        "id": f"{recovery_id}/{position}",
+        "position": position,
+        "operator": operator,
+        "temperature": temperature,
+        "seed": seed,
+        "text": rollout.text,
+        "finish_reason": rollout.finish_reason,
+        "tokens": len(rollout),
+        "spent": spent,
+        "details": details or {},
+        "verdict": None,
+    }
+
+
+def shares(total: int, parts: int) -> list[int]:
+    """A whole number as even whole parts that add up to it."""
+    each, rest = divmod(total, parts)
+    return [each + (i < rest) for i in range(parts)]
+
+
+def value_of(attempt: AttemptData) -> str | None:
+    """The verdict's value, None before it is judged."""
+    return attempt["verdict"]["value"] if attempt["verdict"] else None
+
+
+def failed_samples(state: RecoveryState) -> list[AttemptData]:
+    """The first rollouts that failed."""
+    return [
+        attempt
+        for attempt in state["attempts"]
+        if attempt["operator"] == SAMPLE and value_of(attempt) == "failed"
+    ]
+
+
+def best_attempt(attempts: Sequence[AttemptData]) -> AttemptData | None:
+    """The attempt that passed, else the unscored before the failed, by score, then the first."""
+
+    def worth(attempt: AttemptData) -> tuple[float, ...]:
+        verdict = attempt["verdict"]
+        judged = (ORDER[verdict["value"]], verdict["score"] or 0.0) if verdict else (-1, 0.0)
+        return (*judged, attempt["finish_reason"] == "stop", -attempt["position"])
+
+    return max(attempts, key=worth, default=None)
+
+
+def answer_of(attempt: AttemptData | None) -> str | None:
+    """What the verifier extracted, else the attempt's text."""
+    if attempt is None:
+        return None
+    verdict = attempt["verdict"]
+    return verdict["answer"] if verdict and verdict["answer"] is not None else attempt["text"]
+
+
+def attempt_event(attempt: AttemptData) -> dict[str, Any]:
+    """What is streamed of a judged attempt."""
+    return {
+        "type": "attempt",
+        "position": attempt["position"],
+        "operator": attempt["operator"],
+        "text": attempt["text"],
+        "verdict": attempt["verdict"],
+        "spent": attempt["spent"],
+    }
