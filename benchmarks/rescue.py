@@ -29,7 +29,7 @@ from recov_graph.verifiers import as_verifier, judge
 
 SEEDS = (0, 1, 2)
 TEMPERATURE, MAX_TOKENS, SAMPLES = 0.6, 160, 4
-BUDGET = Budget(max_attempts=8)
+BUDGET = Budget()
 # Passed or not and the tokens spent, of one attempt after the other, without end.
 Stream = Iterator[tuple[bool, int]]
 

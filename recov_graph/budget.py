@@ -29,7 +29,7 @@ class Budget:
         max_seconds: time spent in model calls.
     """
 
-    max_attempts: int = 8
+    max_attempts: int = 12
     max_tokens: int | None = None
     max_seconds: float | None = None
 

@@ -69,7 +69,7 @@ def demo(problems: int, seed: int, db: Path | None, store_text: str, json_out: s
         db=db,
         store_text=store_text,
         json_out=json_out,
-        limits={"max_attempts": 8},
+        limits={},
         baseline=True,
     )
 
@@ -86,7 +86,7 @@ def demo(problems: int, seed: int, db: Path | None, store_text: str, json_out: s
 @click.option(
     "--policy", type=click.Path(path_type=Path), help="Policy file; default: the one that ships."
 )
-@click.option("--max-attempts", type=int, default=8, show_default=True, help="For each problem.")
+@click.option("--max-attempts", type=int, default=12, show_default=True, help="For each problem.")
 @click.option("--max-tokens", type=int, help="For each problem; default: no limit.")
 @click.option("--max-seconds", type=float, help="Of model time for each problem.")
 @click.option(

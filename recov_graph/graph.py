@@ -54,7 +54,7 @@ def build_recovery_graph(
         router: a `Router`, a `Policy` or the path of one; by default the shipped policy.
         interventions: names or objects to choose from; by default all that are registered. Those
             the model cannot carry out are never chosen.
-        budget: limits for each problem; by default 8 attempts.
+        budget: limits for each problem; by default 12 attempts.
         store: where traces go: a `TraceStore` or a path. None stores nothing.
         samples: rollouts drawn before anything else is tried, at least 1.
         temperature: decoding temperature of plain rollouts, 0.001 to 1e6.

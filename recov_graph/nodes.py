@@ -389,12 +389,17 @@ def _problem(state: State) -> Problem:
 def _scored(
     meter: MeteredModel, prompt: str, rollouts: Mapping[str, Rollout]
 ) -> dict[str, Rollout]:
-    """The rollouts with the top-K of both models; what sampling recorded is not paid again."""
-    names, given = list(rollouts), list(rollouts.values())
+    """The rollouts with the top-K of both models.
+
+    What sampling recorded is not paid again, nor is a rollout that equals another.
+    """
+    distinct = {tuple(rollout.token_ids.tolist()): rollout for rollout in rollouts.values()}
+    given = list(distinct.values())
     tokens = [rollout.token_ids for rollout in given]
     if any(rollout.specialist is None for rollout in given):
         specialist = meter.score(prompt, tokens, role="specialist").topk
         given = [replace(r, specialist=t) for r, t in zip(given, specialist, strict=True)]
     ancestor = meter.score(prompt, tokens, role="ancestor").topk
     given = [replace(r, ancestor=t) for r, t in zip(given, ancestor, strict=True)]
-    return dict(zip(names, given, strict=True))
+    scored = dict(zip(distinct, given, strict=True))
+    return {name: scored[tuple(r.token_ids.tolist())] for name, r in rollouts.items()}

@@ -134,7 +134,6 @@ def policy_from(rows: list[dict[str, Any]], name: str) -> Policy:
     rescue = {
         operator: beta_of([row["rates"][operator] for row in failed]) for operator in registered()
     }
-    by_rate = sorted(rescue, key=lambda operator: -rescue[operator].after(0))
     return Policy(
         name=name,
         created=date.today().isoformat(),
@@ -147,8 +146,8 @@ def policy_from(rows: list[dict[str, Any]], name: str) -> Policy:
             cell_name("embedded", kind): moments([r for r in failed if r["task"] == kind])
             for kind in KINDS
         },
-        fallback=tuple(by_rate),
         rescue=rescue,
+        carry_over=carry_over_of(failed, rescue),
         failed_samples=SAMPLES,
         stop_below=STOP_BELOW,
     )
@@ -165,6 +164,19 @@ def beta_of(rates: list[float]) -> Rescue:
     return Rescue(
         alpha=round(mean * strength, 4), beta=round((1 - mean) * strength, 4), problems=len(rates)
     )
+
+
+def carry_over_of(failed: list[dict[str, Any]], rescue: dict[str, Rescue]) -> float:
+    """How much of an own failure one with another operator weighs, the median over all pairs."""
+    weights = []
+    for operator, prior in rescue.items():
+        rates = np.array([row["rates"][operator] for row in failed])
+        for other in rescue:
+            if other != operator:
+                fails = 1 - np.array([row["rates"][other] for row in failed])
+                after = float((rates * fails).sum() / fails.sum())
+                weights.append(prior.alpha / max(after, 1e-6) - prior.alpha - prior.beta)
+    return round(float(np.clip(np.median(weights), 0, 1)), 3)
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:

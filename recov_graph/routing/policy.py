@@ -55,7 +55,7 @@ class Rescue(_Part):
     beta: float = Field(gt=0)
     problems: int = Field(ge=0)
 
-    def after(self, failures: int) -> float:
+    def after(self, failures: float) -> float:
         """The expected rescue probability after that many failed attempts."""
         return self.alpha / (self.alpha + self.beta + failures)
 
@@ -66,7 +66,7 @@ class Policy(_Part):
     Attributes:
         shrinkage: failures' worth of weight that the whole population has in a cell's moments.
         failed_samples: failed plain rollouts after which `rescue` was measured.
-        fallback: operators in the order they are tried where no feature speaks for one.
+        carry_over: how much a failure with one operator counts against another, 0 to 1.
         stop_below: the chance of any rescue in the attempts left under which to stop.
     """
 
@@ -80,8 +80,8 @@ class Policy(_Part):
     cells: dict[str, dict[str, Moments]] = Field(default_factory=dict)
     shrinkage: float = Field(default=20.0, ge=0)
     rule: dict[str, str] = Field(default_factory=lambda: dict(RULE))
-    fallback: tuple[str, ...] = Field(min_length=1)
     rescue: dict[str, Rescue]
+    carry_over: float = Field(default=0.0, ge=0, le=1)
     failed_samples: int = Field(default=4, ge=0)
     stop_below: float = Field(ge=0, le=1)
 

@@ -2,12 +2,15 @@
 
 Source: Islah et al., arXiv 2606.05145. Each feature is z-scored against stored failures; the
 operator of the largest z comes first. Here the ranking also covers several attempts: an operator
-that has failed gives way to the next, features that do not stand out leave the choice to the
-policy's fallback order, and the router stops once a rescue has become too unlikely.
+that has failed gives way to the next whose feature stands out; where none is left, the operator
+with the best expected rescue for its cost follows; and the router stops once a rescue has become
+too unlikely.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from recov_graph.features import FEATURES
@@ -15,13 +18,16 @@ from recov_graph.routing.decision import Candidate, Decision, Evidence, Regime
 from recov_graph.routing.policy import Policy, Rescue, default_policy
 
 LEAST_SD = 1e-9  # a feature that never varied says nothing
+FORESEEN = 64  # attempts looked ahead when judging whether to go on
 UNKNOWN = Rescue(alpha=1, beta=1, problems=0)  # where a policy has measured no operator at all
 
 
 @dataclass(frozen=True, slots=True)
-class _Ranked:
+class _Signed:
+    """An operator with the z-score of the feature that speaks for it."""
+
     operator: str
-    z: float | None
+    z: float
     reason: str
 
 
@@ -46,26 +52,19 @@ class RuleRouter:
         left = evidence.tokens_left
         costs = {name: cost for name, cost in evidence.costs.items() if cost <= left}
         evidence = replace(evidence, costs=costs)
-        ranking = self._ranking(evidence)
-        failures = len(evidence.tried) + max(
-            0, evidence.failed_samples - self.policy.failed_samples
-        )
-        # Operators tried least often first; the sort is stable, so the ranking breaks ties.
-        order = sorted(ranking, key=lambda ranked: evidence.tried.count(ranked.operator))
-        candidates = tuple(
-            Candidate(
-                ranked.operator,
-                ranked.z,
-                self._rescue(ranked.operator, failures),
-                evidence.costs[ranked.operator],
-            )
-            for ranked in order
-        )
-        stands_out = any(ranked.z is not None and ranked.z > 0 for ranked in ranking)
-        regime: Regime = "steerable_hard" if stands_out else "sampling"
-        if not candidates:
+        by_feature = self._by_feature(evidence)
+        standing_out = [signed.operator for signed in by_feature if signed.z > 0]
+        regime: Regime = "steerable_hard" if standing_out else "sampling"
+        if not costs:
             return Decision(None, regime, 1.0, 0.0, (), "no operator fits the tokens left")
-        chance = self._any_rescue(candidates, failures, evidence.attempts_left)
+        failures = self._failures(evidence)
+        z = {signed.operator: signed.z for signed in reversed(by_feature)}
+        order = self._order(standing_out, failures, costs)
+        candidates = tuple(
+            Candidate(name, z.get(name), self._rescue(name, failures), costs[name])
+            for name in order
+        )
+        chance = self._any_rescue(evidence, standing_out, failures)
         if chance < self.policy.stop_below or evidence.attempts_left < 1:
             reason = (
                 f"{_count(evidence.failed_samples, 'sample')} and "
@@ -74,31 +73,12 @@ class RuleRouter:
                 f"under {self.policy.stop_below:.1%}: stop"
             )
             return Decision(None, "out_of_reach", 1.0, chance, candidates, reason)
-        reason = order[0].reason
-        if evidence.tried:
-            reason = f"{', '.join(dict.fromkeys(evidence.tried))} failed; {reason}"
         best = candidates[0]
+        reason = self._reason(best, by_feature, standing_out, evidence)
         return Decision(best.operator, regime, 1.0, best.expected_rescue, candidates, reason)
 
-    def _ranking(self, evidence: Evidence) -> list[_Ranked]:
-        """Operators whose feature stands out, by z; then the fallback; then all others."""
-        by_feature = self._by_feature(evidence)
-        first = [ranked for ranked in by_feature if ranked.z is not None and ranked.z > 0]
-        why = "no feature stands out" if evidence.features else "no features were measured"
-        if first:
-            why = "no other feature stands out"
-        # Where a policy gives an operator several features, the one that stands out most counts.
-        z = {ranked.operator: ranked.z for ranked in reversed(by_feature)}
-        ranking: dict[str, _Ranked] = {}
-        for ranked in first:
-            ranking.setdefault(ranked.operator, ranked)
-        for operator in (*self.policy.fallback, *evidence.costs):
-            ranking.setdefault(
-                operator, _Ranked(operator, z.get(operator), f"{why}: {operator} by default")
-            )
-        return [ranked for ranked in ranking.values() if ranked.operator in evidence.costs]
-
-    def _by_feature(self, evidence: Evidence) -> list[_Ranked]:
+    def _by_feature(self, evidence: Evidence) -> list[_Signed]:
+        """The rule's operators by the z-score of their feature, the largest first."""
         if evidence.features is None:
             return []
         moments, count = self.policy.moments(evidence.model, evidence.task)
@@ -106,7 +86,7 @@ class RuleRouter:
         if count == 0:
             everyone = self.policy.population[FEATURES[0]].count
             among = f"{everyone} stored failures of other cells"
-        ranked = []
+        signed = []
         for feature, operator in self.policy.rule.items():
             population = moments[feature]
             if population.sd < LEAST_SD or operator not in evidence.costs:
@@ -114,24 +94,73 @@ class RuleRouter:
             z = (getattr(evidence.features, feature) - population.mean) / population.sd
             side = "above" if z >= 0 else "below"
             reason = f"{feature} is {abs(z):.1f} sd {side} {among}: {operator}"
-            ranked.append(_Ranked(operator, z, reason))
-        return sorted(ranked, key=lambda item: -(item.z or 0.0))
+            signed.append(_Signed(operator, z, reason))
+        return sorted(signed, key=lambda item: -item.z)
 
-    def _rescue(self, operator: str, failures: int) -> float:
-        """The operator's expected rescue; one never measured counts as the worst that was."""
+    def _failures(self, evidence: Evidence) -> Counter[str]:
+        """Failed attempts by operator; plain samples beyond those the policy counts are retries."""
+        failures = Counter(evidence.tried)
+        failures["retry"] += max(0, evidence.failed_samples - self.policy.failed_samples)
+        return failures
+
+    def _order(
+        self, standing_out: Sequence[str], failures: Counter[str], costs: Mapping[str, int]
+    ) -> list[str]:
+        """Untried operators whose feature stands out, by z; then all by rescue for their cost."""
+        first = [
+            name for name in dict.fromkeys(standing_out) if name in costs and not failures[name]
+        ]
+        rest = sorted(
+            (name for name in costs if name not in first),
+            key=lambda name: -self._rescue(name, failures) / max(1, costs[name]),
+        )
+        return first + rest
+
+    def _rescue(self, operator: str, failures: Counter[str]) -> float:
+        """The operator's expected rescue; one never measured counts as the worst that was.
+
+        A failure with another operator counts as a part of one with this.
+        """
+        own = failures[operator]
+        weighed = own + self.policy.carry_over * (failures.total() - own)
         measured = self.policy.rescue
         known = [measured[operator]] if operator in measured else list(measured.values())
-        return min(rescue.after(failures) for rescue in known or [UNKNOWN])
+        return min(rescue.after(weighed) for rescue in known or [UNKNOWN])
 
     def _any_rescue(
-        self, candidates: tuple[Candidate, ...], failures: int, attempts_left: int
+        self, evidence: Evidence, standing_out: Sequence[str], failures: Counter[str]
     ) -> float:
-        """The chance that one of the attempts left passes, moving down the candidates in turn."""
+        """The chance that one of the attempts left passes, moving down the ranking in turn."""
+        failures, left = failures.copy(), evidence.tokens_left
         all_fail = 1.0
-        for step in range(attempts_left):
-            operator = candidates[step % len(candidates)].operator
-            all_fail *= 1.0 - self._rescue(operator, failures + step)
+        for _ in range(min(evidence.attempts_left, FORESEEN)):
+            costs = {name: cost for name, cost in evidence.costs.items() if cost <= left}
+            if not costs:
+                break
+            operator = self._order(standing_out, failures, costs)[0]
+            all_fail *= 1.0 - self._rescue(operator, failures)
+            failures[operator] += 1
+            left -= costs[operator]
         return 1.0 - all_fail
+
+    def _reason(
+        self,
+        best: Candidate,
+        by_feature: Sequence[_Signed],
+        standing_out: Sequence[str],
+        evidence: Evidence,
+    ) -> str:
+        failed = ", ".join(dict.fromkeys(evidence.tried))
+        after = f"{failed} failed; " if failed else ""
+        if best.operator in standing_out and best.operator not in evidence.tried:
+            return after + next(s.reason for s in by_feature if s.operator == best.operator)
+        why = "no features were measured"
+        if evidence.features is not None:
+            why = "no other feature stands out" if standing_out else "no feature stands out"
+        return (
+            f"{after}{why}: {best.operator} has the best expected rescue for its cost, "
+            f"{best.expected_rescue:.1%} for {best.expected_cost} tokens"
+        )
 
 
 def _count(number: int, noun: str) -> str:
