@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from recov_graph.models.base import Model
 from recov_graph.problem import Problem
 from recov_graph.seeds import call_seed
 from recov_graph.verifiers import Verifier, judge
 
-RETRY_ALONE = "retry alone"
 FIRST_POSITION = 1000  # seeds of its own: none of these samples is one the graph has drawn
 
 
 @dataclass(slots=True)
 class RetryAlone:
-    """The outcome of spending a number of tokens on nothing but fresh samples.
+    """What nothing but fresh samples did for one problem.
 
     Attributes:
-        rescued: ids of the problems that an attempt passed.
+        rescued: whether one of them passed.
         attempts: samples drawn.
-        tokens: tokens spent, prompts included; at most one attempt over the limit.
+        tokens: tokens spent, prompts included.
     """
 
-    rescued: set[str] = field(default_factory=set)
+    rescued: bool = False
     attempts: int = 0
     tokens: int = 0
 
@@ -39,10 +38,11 @@ def retry_alone(
     max_new_tokens: int,
     seed: int | None,
     draw: int = 1,
-) -> RetryAlone:
+) -> dict[str, RetryAlone]:
     """Sample the problems in rounds, each leaving when solved, until the tokens are spent.
 
     Tokens that a solved problem no longer needs go to the others: the strongest form of retrying.
+    The outcome of each problem comes back under its id.
 
     Args:
         model: only its `sample` is used.
@@ -54,22 +54,25 @@ def retry_alone(
         seed: as for the graph.
         draw: samples drawn at a time; only those that are reached are charged and judged.
     """
-    result = RetryAlone()
+    outcomes = {problem.id: RetryAlone() for problem in problems}
     streams = {
         problem.id: _attempts(model, verifier, problem, temperature, max_new_tokens, seed, draw)
         for problem in problems
     }
-    while streams and result.tokens < tokens:
+    left = tokens
+    while streams and left > 0:
         for problem_id, stream in list(streams.items()):
-            if result.tokens >= tokens:
+            if left <= 0:
                 break
             passed, spent = next(stream)
-            result.attempts += 1
-            result.tokens += spent
+            left -= spent
+            outcome = outcomes[problem_id]
+            outcome.rescued = passed
+            outcome.attempts += 1
+            outcome.tokens += spent
             if passed:
-                result.rescued.add(problem_id)
                 del streams[problem_id]
-    return result
+    return outcomes
 
 
 def _attempts(

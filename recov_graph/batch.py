@@ -23,7 +23,7 @@ class Batch:
     Attributes:
         results: (problem, the graph's output), in order.
         seconds: wall-clock time of the graph.
-        retry: what retry alone did with the same tokens, by predicted regime, where measured.
+        retry: what retry alone did with as many tokens, by problem id, where measured.
     """
 
     results: list[tuple[Problem, dict[str, Any]]] = field(default_factory=list)
@@ -53,17 +53,18 @@ def run_batch(
 
 
 def compare_with_retry(batch: Batch, model: Model, verifier: Verifier, **settings: Any) -> None:
-    """Spend on fresh samples what the loop spent after the first ones, regime by regime."""
-    batch.retry = {
-        regime: retry_alone(
-            model,
-            verifier,
-            [problem for problem, out in batch.failed if _regime_of(out) == regime],
-            tokens=sum(recovery_tokens(o) for _, o in batch.failed if _regime_of(o) == regime),
-            **settings,
-        )
-        for regime in _regimes(batch.failed)
-    }
+    """Spend on fresh samples, over all failed problems, what the loop spent after the first ones.
+
+    One pool for all: a pool for each regime would give most tokens to the problems that the loop
+    could not rescue, and make retrying look worse than it is.
+    """
+    batch.retry = retry_alone(
+        model,
+        verifier,
+        [problem for problem, _ in batch.failed],
+        tokens=sum(recovery_tokens(output) for _, output in batch.failed),
+        **settings,
+    )
 
 
 def recovery_tokens(output: dict[str, Any]) -> int:
@@ -105,9 +106,10 @@ def summary(batch: Batch) -> dict[str, Any]:
         "seconds": round(batch.seconds, 3),
     }
     if batch.retry is not None:
-        for regime, retry in batch.retry.items():
-            figures["by_regime"][regime]["retry_alone"] = _retry(retry)
-        figures["retry_alone"] = _retry(*batch.retry.values())
+        for regime, row in figures["by_regime"].items():
+            ids = [problem.id for problem, out in batch.failed if _regime_of(out) == regime]
+            row["retry_alone"] = _retry([batch.retry[name] for name in ids])
+        figures["retry_alone"] = _retry(list(batch.retry.values()))
     return figures
 
 
@@ -130,9 +132,9 @@ def _by_intervention(outputs: Sequence[dict[str, Any]]) -> dict[str, dict[str, i
     return dict(sorted(table.items(), key=lambda item: -item[1]["attempts"]))
 
 
-def _retry(*outcomes: RetryAlone) -> dict[str, int]:
+def _retry(outcomes: Sequence[RetryAlone]) -> dict[str, int]:
     return {
-        "rescued": sum(len(outcome.rescued) for outcome in outcomes),
+        "rescued": sum(outcome.rescued for outcome in outcomes),
         "attempts": sum(outcome.attempts for outcome in outcomes),
         "tokens": sum(outcome.tokens for outcome in outcomes),
     }

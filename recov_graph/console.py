@@ -68,7 +68,7 @@ def print_summary(figures: Row) -> None:
             _number(row["tokens"]),
         )
         if "retry_alone" in row:
-            table.add_row(regime, Text("retry alone, same tokens", style="italic"), *_retry(row))
+            table.add_row(regime, Text("retry alone instead", style="italic"), *_retry(row))
         table.add_section()
     if figures["by_regime"]:
         console.print(table)
