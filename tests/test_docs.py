@@ -1,18 +1,20 @@
-"""What the README shows is true: its code runs and prints what it says, its picture is the graph's."""
+"""What the README shows is true: its code, its commands, its picture, its links."""
 
 import contextlib
 import io
+import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from recov_graph import create_recovery_graph
+from recov_graph.cli import cli
 from recov_graph.interventions import registered, unregister
 from recov_graph.models.embedded import PAIR
 from recov_graph.version import __version__
+from training.measure_pair import model_card
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -45,12 +47,7 @@ def test_the_first_screen_shows_the_two_commands():
 
 def test_every_command_of_the_readme_exists():
     shown = set(re.findall(r"^    recov-graph (\w+)", README, re.MULTILINE))
-    printed = subprocess.run(
-        ["recov-graph" if shutil.which("recov-graph") else "recov_graph", "--help"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    printed = CliRunner().invoke(cli, ["--help"]).output
     assert shown == {"demo", "run", "show", "features"}
     assert all(re.search(rf"^  {name} ", printed, re.MULTILINE) for name in shown)
 
@@ -77,10 +74,6 @@ def test_the_picture_shows_the_graph_as_it_is():
 
 
 def test_the_model_card_quotes_the_measurements():
-    import json
-
-    from training.measure_pair import model_card
-
     measured = json.loads((PAIR / "measurements.json").read_text("utf-8"))["bundled"]
     assert (PAIR / "README.md").read_text("utf-8") == model_card(measured)
 
@@ -97,10 +90,6 @@ def test_constraints_pin_exactly_and_name_no_registry():
 
 @pytest.mark.parametrize("name", ["run", "demo", "show", "features"])
 def test_every_command_explains_itself(name):
-    from click.testing import CliRunner
-
-    from recov_graph.cli import cli
-
     shown = CliRunner().invoke(cli, [name, "--help"])
     assert shown.exit_code == 0
     assert len(shown.output.splitlines()) > 4
