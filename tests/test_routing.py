@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -29,6 +30,7 @@ from recov_graph.routing.decision import Regime
 from recov_graph.routing.policy import FEATURE_VERSION, Moments, Rescue, cell_name
 
 QUICK = settings(deadline=None, max_examples=150)
+FEWER = settings(deadline=None, max_examples=75)
 
 OPERATORS = ("retry", "sparse_steer", "sparse_steer_random", "local_temp", "dense_steer")
 RULE = {"spread": "dense_steer", "concentration": "sparse_steer", "logit_dispersion": "local_temp"}
@@ -50,7 +52,6 @@ def policy(**changes: Any) -> Policy:
         "created": "2026-01-01",
         "source": "tests",
         "population": moments(),
-        "fallback": ("sparse_steer_random", "retry"),
         "rescue": rescue(1.0, 3.0, *OPERATORS),
         "stop_below": 0.01,
     }
@@ -75,12 +76,25 @@ def decide(asked: Evidence, **changes: Any) -> Decision:
     return RuleRouter(policy(**changes)).decide(asked)
 
 
+def chance(asked: Evidence, **changes: Any) -> float:
+    """The chance of a rescue in the attempts left, by which the rule would stop."""
+    decision = decide(asked, **{**changes, "stop_below": 1.0})
+    return decision.expected_rescue if decision.operator is None else 1.0
+
+
+def ranking(decision: Decision) -> list[str]:
+    return [candidate.operator for candidate in decision.candidates]
+
+
+def rates(decision: Decision) -> dict[str, float]:
+    return {candidate.operator: candidate.expected_rescue for candidate in decision.candidates}
+
+
 def walk(asked: Evidence, attempts: int, **changes: Any) -> list[str | None]:
     """The operators chosen one after the other while all of them fail."""
     tried: list[str] = []
     for _ in range(attempts):
-        fields = {name: getattr(asked, name) for name in Evidence.__slots__}
-        operator = decide(Evidence(**{**fields, "tried": tuple(tried)}), **changes).operator
+        operator = decide(replace(asked, tried=tuple(tried)), **changes).operator
         if operator is None:
             return [*tried, None]
         tried.append(operator)
@@ -131,21 +145,64 @@ def test_the_policys_own_rule_counts() -> None:
 
 
 @pytest.mark.parametrize("z", [(0.0, 0.0, 0.0), (-1.0, -0.1, -2.0)])
-def test_where_nothing_stands_out_the_first_fallback_is_taken(
+def test_where_nothing_stands_out_the_best_rescue_for_its_cost_is_taken(
     z: tuple[float, float, float],
 ) -> None:
-    decision = decide(evidence(z))
+    measured = {**rescue(1.0, 3.0, *OPERATORS), **rescue(123.0, 877.0, "sparse_steer_random")}
+    costs = {**dict.fromkeys(OPERATORS, 400), "sparse_steer_random": 98}
+    decision = decide(evidence(z, costs=costs), rescue=measured)
     assert decision.operator == "sparse_steer_random"
     assert decision.regime == "sampling"
-    assert decision.reason == "no feature stands out: sparse_steer_random by default"
+    assert decision.reason == (
+        "no feature stands out: sparse_steer_random has the best expected rescue for its cost, "
+        "12.3% for 98 tokens"
+    )
 
 
-def test_without_features_the_first_fallback_is_taken() -> None:
-    decision = decide(evidence(None), fallback=("local_temp", "retry"))
+def test_without_features_the_best_rescue_for_its_cost_is_taken() -> None:
+    measured = {**rescue(1.0, 3.0, *OPERATORS), **rescue(1.0, 1.0, "local_temp")}
+    decision = decide(evidence(None), rescue=measured)
     assert decision.operator == "local_temp"
     assert decision.regime == "sampling"
-    assert decision.reason == "no features were measured: local_temp by default"
+    assert decision.reason == (
+        "no features were measured: local_temp has the best expected rescue for its cost, "
+        "50.0% for 100 tokens"
+    )
     assert all(candidate.score is None for candidate in decision.candidates)
+
+
+@pytest.mark.parametrize(
+    ("costs", "order"),
+    [
+        # rescue is 1/2, 1/4 and 1/10
+        ((100, 100, 100), ["dense_steer", "retry", "local_temp"]),
+        ((100, 201, 100), ["retry", "dense_steer", "local_temp"]),
+        ((100, 199, 100), ["dense_steer", "retry", "local_temp"]),
+        ((100, 600, 30), ["local_temp", "retry", "dense_steer"]),
+        ((1, 2, 1), ["retry", "dense_steer", "local_temp"]),  # a tie stays as it was given
+        ((4, 6, 0), ["local_temp", "dense_steer", "retry"]),
+        ((4, 4, 0), ["dense_steer", "local_temp", "retry"]),  # no cost is less than a token
+    ],
+)
+def test_operators_are_ranked_by_rescue_per_token(
+    costs: tuple[int, int, int], order: list[str]
+) -> None:
+    measured = {
+        **rescue(1.0, 3.0, "retry"),
+        **rescue(1.0, 1.0, "dense_steer"),
+        **rescue(1.0, 9.0, "local_temp"),
+    }
+    named = dict(zip(("retry", "dense_steer", "local_temp"), costs, strict=True))
+    decision = decide(evidence((-1.0, -1.0, -1.0), costs=named), rescue=measured)
+    assert ranking(decision) == order
+    assert decision.operator == order[0]
+
+
+def test_a_feature_that_stands_out_comes_before_rescue_and_cost() -> None:
+    measured = {**rescue(9.0, 1.0, "retry", "dense_steer"), **rescue(1.0, 99.0, "local_temp")}
+    costs = {"retry": 1, "dense_steer": 1, "local_temp": 1000}
+    decision = decide(evidence((-1.0, 0.0, 0.1), costs=costs), rescue=measured)
+    assert ranking(decision) == ["local_temp", "retry", "dense_steer"]
 
 
 def test_a_feature_that_never_varied_is_no_reason() -> None:
@@ -178,16 +235,24 @@ def test_where_no_operator_fits_the_rule_stops(changes: dict[str, Any]) -> None:
 
 
 def test_an_operator_the_policy_does_not_know_comes_last() -> None:
-    costs = dict.fromkeys(("mine", *OPERATORS), 1)
-    decision = decide(evidence((3.0, -1.0, -1.0), costs=costs), fallback=OPERATORS)
-    assert [candidate.operator for candidate in decision.candidates] == [
-        "dense_steer",
-        "retry",
-        "sparse_steer",
-        "sparse_steer_random",
+    costs = dict.fromkeys((*OPERATORS, "mine"), 1)
+    measured = {
+        **rescue(1.0, 1.0, "dense_steer"),
+        **rescue(1.0, 4.0, "retry"),
+        **rescue(1.0, 2.0, "sparse_steer"),
+        **rescue(1.0, 6.0, "sparse_steer_random"),
+        **rescue(1.0, 5.0, "local_temp"),
+    }
+    decision = decide(evidence((-1.0, -1.0, 3.0), costs=costs), rescue=measured)
+    assert ranking(decision) == [
         "local_temp",
+        "dense_steer",
+        "sparse_steer",
+        "retry",
+        "sparse_steer_random",
         "mine",
     ]
+    assert rates(decision)["mine"] == rates(decision)["sparse_steer_random"]
 
 
 def test_a_router_decides_the_same_every_time() -> None:
@@ -199,7 +264,8 @@ def test_a_router_decides_the_same_every_time() -> None:
 
 
 def test_a_failed_operator_gives_way_to_the_next_in_the_ranking() -> None:
-    assert walk(evidence((1.0, 3.0, 2.0)), 5) == [
+    measured = {**rescue(1.0, 3.0, *OPERATORS), **rescue(1.1, 3.0, "sparse_steer_random")}
+    assert walk(evidence((1.0, 3.0, 2.0)), 5, rescue=measured) == [
         "sparse_steer",
         "local_temp",
         "dense_steer",
@@ -208,22 +274,73 @@ def test_a_failed_operator_gives_way_to_the_next_in_the_ranking() -> None:
     ]
 
 
-def test_features_that_do_not_stand_out_come_after_the_fallback() -> None:
-    assert walk(evidence((-1.0, 3.0, -2.0)), 3) == [
+def test_features_that_do_not_stand_out_come_by_rescue_for_their_cost() -> None:
+    measured = {
+        **rescue(1.0, 9.0, *OPERATORS),
+        **rescue(1.0, 1.0, "retry"),
+        **rescue(1.0, 1.4, "local_temp"),
+    }
+    # retry is expected to rescue 1/2, then 1/3; local_temp 1/2.4.
+    assert walk(evidence((-1.0, 3.0, -2.0)), 4, rescue=measured) == [
         "sparse_steer",
-        "sparse_steer_random",
+        "retry",
+        "local_temp",
         "retry",
     ]
 
 
-def test_once_all_have_failed_the_ranking_starts_again() -> None:
-    chosen = walk(evidence((1.0, 3.0, 2.0)), 10, stop_below=0.0)
-    assert chosen[5:] == chosen[:5]
+def test_once_all_have_failed_they_follow_by_rescue_for_their_cost() -> None:
+    costs = {name: 100 - place for place, name in enumerate(OPERATORS)}
+    chosen = walk(evidence((1.0, 3.0, 2.0), costs=costs), 15, stop_below=0.0)
+    assert chosen[:3] == ["sparse_steer", "local_temp", "dense_steer"]
+    assert chosen[3:5] == ["sparse_steer_random", "retry"]
+    assert chosen[5:10] == chosen[10:] == list(reversed(OPERATORS))
+
+
+@pytest.mark.parametrize("carry_over", [0.0, 0.5, 1.0])
+def test_an_operator_is_repeated_while_it_is_the_best_for_its_cost(carry_over: float) -> None:
+    measured = {**rescue(40.0, 60.0, "retry"), **rescue(1.0, 99.0, "local_temp")}
+    costs = {"retry": 10, "local_temp": 10}
+    chosen = walk(evidence(None, costs=costs), 6, rescue=measured, carry_over=carry_over)
+    assert chosen == ["retry"] * 6
+
+
+def test_an_operators_own_failures_make_it_give_way() -> None:
+    measured = {**rescue(1.0, 2.0, "retry"), **rescue(1.0, 3.5, "local_temp")}
+    costs = {"retry": 100, "local_temp": 100}
+    # retry is expected to rescue 1/3, 1/4, 1/5, 1/6 in turn; local_temp 1/4.5, 1/5.5.
+    assert walk(evidence(None, costs=costs), 5, rescue=measured) == [
+        "retry",
+        "retry",
+        "local_temp",
+        "retry",
+        "local_temp",
+    ]
+
+
+def test_an_operator_that_stood_out_is_repeated_where_it_is_the_best_for_its_cost() -> None:
+    measured = {**rescue(1.0, 9.0, *OPERATORS), **rescue(30.0, 10.0, "dense_steer")}
+    asked = evidence((2.0, 1.0, -1.0))
+    assert walk(asked, 4, rescue=measured) == [
+        "dense_steer",
+        "sparse_steer",
+        "dense_steer",
+        "dense_steer",
+    ]
+    decision = decide(replace(asked, tried=("dense_steer", "sparse_steer")), rescue=measured)
+    assert decision.expected_rescue == pytest.approx(30 / 41)
+    assert decision.reason == (
+        "dense_steer, sparse_steer failed; no other feature stands out: dense_steer has the best "
+        "expected rescue for its cost, 73.2% for 100 tokens"
+    )
 
 
 def test_a_failed_plain_retry_counts_as_tried() -> None:
-    decision = decide(evidence(None, tried=("retry",)), fallback=("retry", "local_temp"))
-    assert decision.operator == "local_temp"
+    measured = {**rescue(1.0, 9.0, *OPERATORS), **rescue(1.0, 2.0, "retry")}
+    measured |= rescue(1.0, 2.5, "local_temp")
+    assert decide(evidence(None), rescue=measured).operator == "retry"
+    assert decide(evidence(None, tried=("retry",)), rescue=measured).operator == "local_temp"
+    assert decide(evidence(None, failed_samples=5), rescue=measured).operator == "local_temp"
 
 
 @given(
@@ -240,18 +357,77 @@ def test_nothing_is_repeated_before_all_were_tried(
         assert set(chosen[start : start + len(names)]) == names
 
 
-def test_each_failed_attempt_lowers_what_the_next_is_expected_to_do() -> None:
+@pytest.mark.parametrize("carry_over", [0.0, 1.0])
+def test_each_failed_attempt_lowers_what_the_next_is_expected_to_do(carry_over: float) -> None:
     expected = [
-        decide(evidence(None, tried=("retry",) * failed)).expected_rescue for failed in range(4)
+        decide(
+            evidence(None, tried=("retry",) * failed, costs={"retry": 100}), carry_over=carry_over
+        ).expected_rescue
+        for failed in range(4)
     ]
     assert expected == pytest.approx([1 / 4, 1 / 5, 1 / 6, 1 / 7])
 
 
-def test_samples_beyond_the_policys_own_count_as_failures() -> None:
-    assert decide(evidence(failed_samples=6)).expected_rescue == pytest.approx(1 / 6)
-    assert decide(evidence(failed_samples=4)).expected_rescue == pytest.approx(1 / 4)
-    assert decide(evidence(failed_samples=1)).expected_rescue == pytest.approx(1 / 4)
-    assert decide(evidence(failed_samples=6), failed_samples=6).expected_rescue == 1 / 4
+def test_without_carry_over_a_failure_counts_against_its_operator_only() -> None:
+    found = rates(decide(evidence(tried=("retry", "dense_steer", "retry"))))
+    assert found == pytest.approx(
+        {**dict.fromkeys(OPERATORS, 1 / 4), "retry": 1 / 6, "dense_steer": 1 / 5}
+    )
+
+
+def test_with_full_carry_over_a_failure_counts_against_all_alike() -> None:
+    tried = ("retry", "dense_steer", "retry", "someone elses")
+    found = rates(decide(evidence(tried=tried, failed_samples=7), carry_over=1.0))
+    assert found == pytest.approx(dict.fromkeys(OPERATORS, 1 / (4 + 4 + 3)))
+
+
+def test_carry_over_changes_who_comes_next() -> None:
+    # retry was measured to vary much over problems, so it loses more by the same failures.
+    measured = {**rescue(0.5, 0.5, "retry"), **rescue(3.0, 7.0, "dense_steer")}
+    asked = evidence(None, costs={"retry": 10, "dense_steer": 10}, tried=("elsewhere",) * 2)
+    assert decide(asked, rescue=measured).operator == "retry"
+    # 0.5 / (1 + 2 c) against 3 / (10 + 2 c): they meet at c = 0.4.
+    assert decide(asked, rescue=measured, carry_over=0.39).operator == "retry"
+    assert decide(asked, rescue=measured, carry_over=0.41).operator == "dense_steer"
+
+
+@given(
+    alpha=st.floats(0.01, 100),
+    beta=st.floats(0.01, 100),
+    tried=st.lists(st.sampled_from([*OPERATORS, "unknown"]), max_size=8),
+    failed_samples=st.integers(0, 12),
+    carry_over=st.floats(0, 1),
+)
+@QUICK
+def test_expected_rescue_is_a_beta_mean_after_own_failures_and_a_part_of_the_others(
+    alpha: float, beta: float, tried: list[str], failed_samples: int, carry_over: float
+) -> None:
+    found = rates(
+        decide(
+            evidence(tried=tried, failed_samples=failed_samples),
+            rescue=rescue(alpha, beta, *OPERATORS),
+            carry_over=carry_over,
+        )
+    )
+    beyond = max(0, failed_samples - 4)
+    for name in OPERATORS:
+        own = tried.count(name) + (beyond if name == "retry" else 0)
+        others = len(tried) + beyond - own
+        weighed = alpha / (alpha + beta + own + carry_over * others)
+        assert found[name] == pytest.approx(weighed)
+
+
+def test_samples_beyond_the_policys_own_count_as_failures_of_retry() -> None:
+    only: dict[str, Any] = {"costs": {"retry": 100}}
+    assert decide(evidence(failed_samples=6, **only)).expected_rescue == pytest.approx(1 / 6)
+    assert decide(evidence(failed_samples=4, **only)).expected_rescue == pytest.approx(1 / 4)
+    assert decide(evidence(failed_samples=1, **only)).expected_rescue == pytest.approx(1 / 4)
+    more = decide(evidence(failed_samples=6, **only), failed_samples=6)
+    assert more.expected_rescue == 1 / 4
+    others = rates(decide(evidence(failed_samples=6)))
+    assert others == pytest.approx({**dict.fromkeys(OPERATORS, 1 / 4), "retry": 1 / 6})
+    halved = rates(decide(evidence(failed_samples=6), carry_over=0.5))
+    assert halved == pytest.approx({**dict.fromkeys(OPERATORS, 1 / 5), "retry": 1 / 6})
 
 
 def test_an_operator_never_measured_counts_as_the_worst_that_was() -> None:
@@ -268,14 +444,24 @@ def test_a_policy_that_measured_no_operator_still_decides() -> None:
 # --- stopping ---
 
 
-def test_the_rule_stops_where_a_rescue_has_become_too_unlikely() -> None:
-    # Chance of two retries: 1 - 99/100 * 100/101 = 2/101 = 0.0198; of three: 3/102 = 0.0294.
-    settings_ = {"rescue": rescue(1.0, 99.0, *OPERATORS), "stop_below": 0.02}
+@pytest.mark.parametrize(
+    ("carry_over", "two_attempts"),
+    # 0.0199, and 1 - 99/100 * 100/101 = 0.0198; three have 0.0297 and 3/102 = 0.0294.
+    [(0.0, 1 - 0.99**2), (1.0, 2 / 101)],
+)
+def test_the_rule_stops_where_a_rescue_has_become_too_unlikely(
+    carry_over: float, two_attempts: float
+) -> None:
+    settings_ = {
+        "rescue": rescue(1.0, 99.0, *OPERATORS),
+        "stop_below": 0.02,
+        "carry_over": carry_over,
+    }
     stopped = decide(evidence((2.0, 1.0, 0.0), attempts_left=2), **settings_)
     assert stopped.operator is None
     assert stopped.regime == "out_of_reach"
     assert stopped.probability == 1.0
-    assert stopped.expected_rescue == pytest.approx(2 / 101)
+    assert stopped.expected_rescue == pytest.approx(two_attempts)
     assert len(stopped.candidates) == len(OPERATORS)
     went_on = decide(evidence((2.0, 1.0, 0.0), attempts_left=3), **settings_)
     assert went_on.operator == "dense_steer"
@@ -288,24 +474,74 @@ def test_a_chance_that_equals_the_threshold_is_enough() -> None:
     assert decide(evidence(**one_in_four), stop_below=0.2501).operator is None
 
 
-def test_the_chance_counts_the_operators_that_will_be_tried_in_turn() -> None:
-    measured = {**rescue(1.0, 9.0, "retry"), **rescue(4.0, 4.0, "dense_steer")}
-    costs = {"retry": 1, "dense_steer": 1}
+@pytest.mark.parametrize(
+    ("carry_over", "all_fail"),
+    [
+        (0.0, (4 / 8) * (1 / 2) * (5 / 9)),  # dense_steer, retry, dense_steer again
+        (1.0, (4 / 8) * (5 / 9) * (6 / 10)),  # dense_steer throughout: retry has fallen to 1/3
+    ],
+)
+def test_the_chance_counts_the_operators_that_will_be_tried_in_turn(
+    carry_over: float, all_fail: float
+) -> None:
     stopped = decide(
-        evidence((1.0, 0.0, 0.0), costs=costs, attempts_left=3),
-        rescue=measured,
-        fallback=("retry",),
+        evidence((1.0, 0.0, 0.0), costs={"retry": 1, "dense_steer": 1}, attempts_left=3),
+        rescue={**rescue(1.0, 1.0, "retry"), **rescue(4.0, 4.0, "dense_steer")},
+        carry_over=carry_over,
         stop_below=1.0,
     )
-    # dense_steer, retry, dense_steer after 0, 1 and 2 failures
-    assert stopped.expected_rescue == pytest.approx(1 - (4 / 8) * (10 / 11) * (6 / 10))
+    assert stopped.operator is None
+    assert stopped.expected_rescue == pytest.approx(1 - all_fail)
 
 
-def test_failed_attempts_make_the_rule_stop_in_the_end() -> None:
-    chosen = walk(evidence((2.0, 1.0, 0.5)), 100, stop_below=0.21)
+@pytest.mark.parametrize(
+    ("carry_over", "attempts"),
+    [
+        # After n failures the chance of four more attempts is 4 / (7 + n): under 0.21 from n = 13.
+        (1.0, 13),
+        # After 13 rounds of all five and three more, two have 1/17 left and then 1/18:
+        # 1 - (16/17)^2 (17/18)^2 = 0.2099; one failure earlier it is 0.2126.
+        (0.0, 68),
+    ],
+)
+def test_failed_attempts_make_the_rule_stop_in_the_end(carry_over: float, attempts: int) -> None:
+    chosen = walk(evidence((2.0, 1.0, 0.5)), 100, stop_below=0.21, carry_over=carry_over)
     assert chosen[-1] is None
-    # After n failures the chance of four more attempts is 4 / (7 + n): under 0.21 from n = 13.
-    assert len(chosen) - 1 == 13
+    assert len(chosen) - 1 == attempts
+
+
+@pytest.mark.parametrize(
+    ("tokens_left", "attempts"),
+    [(99, 0), (100, 1), (199.5, 1), (200, 2), (399, 3), (400, 4), (10_000, 4), (math.inf, 4)],
+)
+def test_the_tokens_left_limit_the_chance(tokens_left: float, attempts: int) -> None:
+    asked = evidence(None, costs={"retry": 100}, tokens_left=tokens_left)
+    # (3/4)(4/5)... leaves 3 / (3 + attempts).
+    assert chance(asked) == pytest.approx(1 - 3 / (3 + attempts))
+
+
+def test_the_chance_goes_on_with_what_still_fits_the_tokens_left() -> None:
+    costs = {"dense_steer": 300, "retry": 100}
+    measured = {**rescue(1.0, 1.0, "dense_steer"), **rescue(1.0, 3.0, "retry")}
+    asked = evidence((1.0, 0.0, 0.0), costs=costs, attempts_left=9)
+    dense, retry = 1 / 2, (3 / 4)
+    for tokens, all_fail in [
+        (300, dense),
+        (399, dense),
+        (400, dense * retry),
+        (500, dense * retry * (4 / 5)),
+        (299, retry * (4 / 5)),
+    ]:
+        assert chance(replace(asked, tokens_left=tokens), rescue=measured) == pytest.approx(
+            1 - all_fail
+        )
+
+
+def test_the_chance_looks_64_attempts_ahead() -> None:
+    only = evidence(None, costs={"retry": 1})
+    for attempts, counted in [(63, 63), (64, 64), (65, 64), (10**9, 64)]:
+        expected = 1 - 3 / (3 + counted)
+        assert chance(replace(only, attempts_left=attempts)) == pytest.approx(expected)
 
 
 def test_why_it_stopped_is_said_in_words() -> None:
@@ -348,7 +584,8 @@ def test_the_reason_names_what_failed_before_once_each() -> None:
 def test_the_reason_says_when_the_other_features_do_not_stand_out() -> None:
     decision = decide(evidence((2.0, -1.0, -1.0), tried=("dense_steer",)))
     assert decision.reason == (
-        "dense_steer failed; no other feature stands out: sparse_steer_random by default"
+        "dense_steer failed; no other feature stands out: retry has the best expected rescue for "
+        "its cost, 25.0% for 100 tokens"
     )
 
 
@@ -375,13 +612,13 @@ POLICIES = st.builds(
     ),
     cells=st.just({}) | st.builds(lambda m, c: {"m|t": moments(m, 1.0, c)}, FINITE, st.integers(0)),
     rule=st.dictionaries(st.sampled_from(FEATURES), st.sampled_from(OPERATORS)),
-    fallback=st.lists(st.sampled_from([*OPERATORS, "unknown"]), min_size=1),
     rescue=st.dictionaries(
         st.sampled_from(OPERATORS),
         st.builds(
             Rescue, alpha=st.floats(1e-3, 1e3), beta=st.floats(1e-3, 1e3), problems=st.integers(0)
         ),
     ),
+    carry_over=st.floats(0, 1),
     shrinkage=st.floats(0, 1e3),
     failed_samples=st.integers(0, 50),
     stop_below=st.floats(0, 1),
@@ -408,22 +645,91 @@ def test_any_evidence_gets_a_decision_that_can_be_carried_out(asked: Evidence, b
         assert decision.expected_rescue == decision.candidates[0].expected_rescue
 
 
-@given(z=st.tuples(FINITE, FINITE, FINITE), names=st.sets(st.sampled_from(OPERATORS), min_size=1))
+@given(
+    z=st.tuples(FINITE, FINITE, FINITE),
+    costs=st.dictionaries(st.sampled_from(OPERATORS), st.integers(1, 1000), min_size=1),
+    alphas=st.tuples(*[st.floats(0.01, 10)] * len(OPERATORS)),
+)
 @QUICK
-def test_the_first_choice_is_the_largest_z_above_zero_or_else_the_fallback(
-    z: tuple[float, float, float], names: set[str]
+def test_the_first_choice_is_the_largest_z_above_zero_or_else_the_best_rescue_for_its_cost(
+    z: tuple[float, float, float], costs: dict[str, int], alphas: tuple[float, ...]
 ) -> None:
     assume(len(set(z)) == 3)
     by_operator = {
-        RULE[name]: value for name, value in zip(FEATURES, z, strict=True) if RULE[name] in names
+        RULE[name]: value for name, value in zip(FEATURES, z, strict=True) if RULE[name] in costs
     }
     best = max(by_operator, key=lambda name: by_operator[name], default=None)
-    decision = decide(evidence(z, costs=dict.fromkeys(sorted(names), 1)))
+    measured: dict[str, Rescue] = {}
+    for name, alpha in zip(OPERATORS, alphas, strict=True):
+        measured |= rescue(alpha, 3.0, name)
+    decision = decide(evidence(z, costs=costs), rescue=measured, stop_below=0.0)
     if best is not None and by_operator[best] > 0:
         assert decision.operator == best
     else:
-        fallback = [name for name in ("sparse_steer_random", "retry") if name in names]
-        assert decision.operator == (fallback or sorted(names))[0]
+        worth = {name: measured[name].after(0) / cost for name, cost in costs.items()}
+        assert decision.operator is not None
+        assert worth[decision.operator] == max(worth.values())
+
+
+KNOWN = EVIDENCE.filter(lambda asked: not any(map(math.isnan, asked.features or ())))
+
+
+@given(asked=KNOWN, by=POLICIES)
+@QUICK
+def test_candidates_are_what_stands_out_by_z_then_all_by_rescue_for_their_cost(
+    asked: Evidence, by: Policy
+) -> None:
+    candidates = RuleRouter(by).decide(asked).candidates
+    failed = {*asked.tried, *(["retry"] if asked.failed_samples > by.failed_samples else [])}
+    first = [c for c in candidates if (c.score or 0.0) > 0 and c.operator not in failed]
+    assert candidates[: len(first)] == tuple(first)
+    scores = [c.score or 0.0 for c in first]
+    assert scores == sorted(scores, reverse=True)
+    worth = [c.expected_rescue / max(1, c.expected_cost) for c in candidates[len(first) :]]
+    assert worth == sorted(worth, reverse=True)
+
+
+@given(
+    z=st.tuples(FINITE, FINITE, FINITE) | st.none(),
+    costs=st.dictionaries(st.sampled_from(OPERATORS), st.integers(1, 5), min_size=1),
+    alphas=st.tuples(*[st.floats(0.5, 5)] * len(OPERATORS)),
+)
+@FEWER
+def test_candidates_come_in_the_order_in_which_they_are_first_tried(
+    z: tuple[float, float, float] | None, costs: dict[str, int], alphas: tuple[float, ...]
+) -> None:
+    measured: dict[str, Rescue] = {}
+    for name, alpha in zip(OPERATORS, alphas, strict=True):
+        measured |= rescue(alpha, 3.0, name)
+    changes: dict[str, Any] = {"rescue": measured, "stop_below": 0.0}
+    asked = evidence(z, costs=costs)
+    chosen = list(dict.fromkeys(walk(asked, 15, **changes)))
+    assert chosen == ranking(decide(asked, **changes))[: len(chosen)]
+
+
+@given(asked=KNOWN, by=POLICIES, operator=st.sampled_from(OPERATORS))
+@FEWER
+def test_an_own_failure_never_improves_an_operators_rank_or_anyones_rescue(
+    asked: Evidence, by: Policy, operator: str
+) -> None:
+    assume(operator in asked.costs and asked.costs[operator] <= asked.tokens_left)
+    again = replace(asked, tried=[*asked.tried, operator])
+    before, after = RuleRouter(by).decide(asked), RuleRouter(by).decide(again)
+    assert all(after_ <= rates(before)[name] for name, after_ in rates(after).items())
+    alone = RuleRouter(by.model_copy(update={"carry_over": 0.0}))
+    ranks = [ranking(alone.decide(which)).index(operator) for which in (asked, again)]
+    assert ranks[0] <= ranks[1]
+
+
+@given(asked=EVIDENCE, by=POLICIES)
+@FEWER
+def test_the_chance_never_falls_with_more_attempts_left(asked: Evidence, by: Policy) -> None:
+    changes = {name: getattr(by, name) for name in Policy.model_fields}
+    chances = [chance(replace(asked, attempts_left=left), **changes) for left in range(6)]
+    assert chances == sorted(chances)
+    assert chances[0] == 0.0
+    first = RuleRouter(by).decide(asked).candidates[:1]
+    assert chances[1] == pytest.approx(sum(c.expected_rescue for c in first))
 
 
 def test_a_decision_is_plain_data() -> None:
@@ -507,8 +813,8 @@ CHANGES: dict[str, Any] = {
     "cells": {"m|t": moments()},
     "shrinkage": 21.0,
     "rule": {"spread": "retry"},
-    "fallback": ("retry", "sparse_steer_random"),
     "rescue": rescue(1.0, 3.0, "retry"),
+    "carry_over": 0.5,
     "failed_samples": 5,
     "stop_below": 0.02,
 }
@@ -561,6 +867,7 @@ def test_the_file_is_json_with_the_hash_in_it(path: Path) -> None:
     data = saved(path)
     assert data["content_hash"] == policy().content_hash
     assert data["stop_below"] == 0.01
+    assert data["carry_over"] == 0.0
     assert len(data["content_hash"]) == 16
 
 
@@ -594,7 +901,7 @@ def test_a_wrong_hash_is_refused(path: Path, claimed: Any) -> None:
 
 @pytest.mark.parametrize(
     "missing",
-    ["name", "created", "source", "population", "fallback", "rescue", "stop_below", "content_hash"],
+    ["name", "created", "source", "population", "rescue", "stop_below", "content_hash"],
 )
 def test_a_missing_field_is_named(path: Path, missing: str) -> None:
     data = saved(path)
@@ -616,7 +923,10 @@ def test_a_missing_field_is_named(path: Path, missing: str) -> None:
         ({"stop_below": math.nan}, ["'stop_below'", "finite", "nan"]),
         ({"shrinkage": math.inf}, ["'shrinkage'", "finite", "inf"]),
         ({"shrinkage": -1}, ["'shrinkage'", "greater than or equal to 0"]),
-        ({"fallback": []}, ["'fallback'", "at least 1 item"]),
+        ({"fallback": ["retry"]}, ["unknown field 'fallback'"]),
+        ({"carry_over": 1.5}, ["'carry_over'", "less than or equal to 1", "got 1.5"]),
+        ({"carry_over": -0.1}, ["'carry_over'", "greater than or equal to 0"]),
+        ({"carry_over": math.nan}, ["'carry_over'", "finite", "nan"]),
         ({"population": {}}, ["population has []", "['concentration', "]),
         ({"cells": {"m|t": {}}}, ["m|t has []", "['concentration', "]),
         ({"rule": {"length": "retry"}}, ["rule names ['length']", "features are"]),
