@@ -28,8 +28,9 @@ from recov_graph.interventions.base import Failure, Intervention, Lengths
 from recov_graph.models.base import Capability, Model
 from recov_graph.problem import Problem, as_problem
 from recov_graph.recorder import Recorder
-from recov_graph.rollout import Rollout, Usage
+from recov_graph.rollout import Usage
 from recov_graph.routing.decision import Evidence, Router
+from recov_graph.scoring import scored_rollouts
 from recov_graph.seeds import call_seed
 from recov_graph.signals import checked_temperature
 from recov_graph.state import (
@@ -173,7 +174,7 @@ class Nodes:
             if attempt["id"] in arrays.rollouts and len(arrays.rollouts[attempt["id"]])
         }
         try:
-            scored = _scored(meter, state["problem"]["prompt"], failed) if failed else {}
+            scored = scored_rollouts(meter, state["problem"]["prompt"], failed) if failed else {}
             arrays.traces = {
                 name: measure(rollout, self._temperature(context))
                 for name, rollout in scored.items()
@@ -384,22 +385,3 @@ def _problem(state: State) -> Problem:
         "the input has neither a problem nor a human message; "
         "invoke with {'problem': {'prompt': ...}} or {'messages': [...]}"
     )
-
-
-def _scored(
-    meter: MeteredModel, prompt: str, rollouts: Mapping[str, Rollout]
-) -> dict[str, Rollout]:
-    """The rollouts with the top-K of both models.
-
-    What sampling recorded is not paid again, nor is a rollout that equals another.
-    """
-    distinct = {tuple(rollout.token_ids.tolist()): rollout for rollout in rollouts.values()}
-    given = list(distinct.values())
-    tokens = [rollout.token_ids for rollout in given]
-    if any(rollout.specialist is None for rollout in given):
-        specialist = meter.score(prompt, tokens, role="specialist").topk
-        given = [replace(r, specialist=t) for r, t in zip(given, specialist, strict=True)]
-    ancestor = meter.score(prompt, tokens, role="ancestor").topk
-    given = [replace(r, ancestor=t) for r, t in zip(given, ancestor, strict=True)]
-    scored = dict(zip(distinct, given, strict=True))
-    return {name: scored[tuple(r.token_ids.tolist())] for name, r in rollouts.items()}

@@ -33,6 +33,7 @@ LAYERS = (
     "store",
     "state",
     "seeds",
+    "scoring",
     "attempts",
     "workspace",
     "recorder",
