@@ -2,8 +2,9 @@
 
 Every strategy starts from the same failed first samples. The routed loop is run as it ships; what
 it spent after the first samples, over all failed problems, is the pool that each baseline may spend
-in rounds over the unsolved problems, the strongest form of each: tokens that a solved problem no
-longer needs go to the others. Intervals are 95% bootstrap intervals over problems, paired.
+in rounds over the unsolved problems: tokens that a solved problem no longer needs go to the others.
+"Same limits" are the loop itself with another router: one that chooses at random, and the shipped
+one kept from seeing the features. Intervals are 95% bootstrap intervals over problems, paired.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -21,10 +21,10 @@ from recov_graph.budget import MeteredModel
 from recov_graph.interventions import Failure, registered
 from recov_graph.models.embedded import EmbeddedPair, bundled_problems
 from recov_graph.problem import Problem
-from recov_graph.rollout import Rollout
-from recov_graph.routing import Decision, Evidence
+from recov_graph.routing import Decision, Evidence, RuleRouter
+from recov_graph.scoring import scored_rollouts
 from recov_graph.seeds import call_seed
-from recov_graph.trace import Trace, measure
+from recov_graph.trace import measure
 from recov_graph.verifiers import as_verifier, judge
 
 SEEDS = (0, 1, 2)
@@ -49,6 +49,14 @@ class RandomRouter:
         return Decision(operator, "sampling", 1 / len(evidence.costs), 0.0, (), "random")
 
 
+class BlindRouter(RuleRouter):
+    """The shipped router, kept from seeing the features: what do they add?"""
+
+    def decide(self, evidence: Evidence) -> Decision:
+        """As the rule does for a failure that could not be measured."""
+        return super().decide(replace(evidence, features=None))
+
+
 @dataclass(frozen=True)
 class Failed:
     """A problem whose first samples failed, with what was measured on them."""
@@ -67,17 +75,13 @@ def failed_problems(batch: Batch, pair: EmbeddedPair) -> list[Failed]:
             problem.prompt, n=SAMPLES, temperature=TEMPERATURE, max_tokens=MAX_TOKENS, seed=seed
         ).rollouts
         assert [r.text for r in rollouts] == [a["text"] for a in output["attempts"][:SAMPLES]]
-        scores = pair.score(problem.prompt, [r.token_ids for r in rollouts], role="ancestor")
-        traces = [
-            _measured(rollout, topk) for rollout, topk in zip(rollouts, scores.topk, strict=True)
-        ]
+        meter = MeteredModel(pair, Budget(), problem.id, {})
+        named = {str(i): rollout for i, rollout in enumerate(rollouts)}
+        scored = scored_rollouts(meter, problem.prompt, named)
+        traces = [measure(rollout, TEMPERATURE) for rollout in scored.values()]
         failure = Failure(problem, TEMPERATURE, MAX_TOKENS, 0, traces)
-        found.append(Failed(problem, failure, scores.usage.tokens))
+        found.append(Failed(problem, failure, meter.spent.tokens))
     return found
-
-
-def _measured(rollout: Rollout, topk: Any) -> Trace:
-    return measure(replace(rollout, ancestor=topk), TEMPERATURE)
 
 
 def stream(failed: Failed, operator: str, seed: int, pair: EmbeddedPair) -> Stream:
@@ -140,16 +144,17 @@ def main() -> None:
             note("routed", problem.id, output["solved"])
         tokens["routed"] = tokens.get("routed", 0) + pool
 
-        at_random = create_recovery_graph(
-            pair, "numeric", seed=seed, budget=BUDGET, router=RandomRouter(seed)
-        )
         failed_only = [problem for problem, _ in batch.failed]
-        random_batch = run_batch(at_random, failed_only)
-        for problem, output in random_batch.results:
-            note("random operator, same attempts", problem.id, output["solved"])
-        name = "random operator, same attempts"
-        spent = sum(recovery_tokens(output) for _, output in random_batch.results)
-        tokens[name] = tokens.get(name, 0) + spent
+        for name, router in (
+            ("rule without features, same limits", BlindRouter()),
+            ("random operator, same limits", RandomRouter(seed)),
+        ):
+            other = create_recovery_graph(pair, "numeric", seed=seed, budget=BUDGET, router=router)
+            results = run_batch(other, failed_only).results
+            for problem, output in results:
+                note(name, problem.id, output["solved"])
+            spent = sum(recovery_tokens(output) for _, output in results)
+            tokens[name] = tokens.get(name, 0) + spent
 
         failed = failed_problems(batch, pair)
         for operator in registered():
@@ -168,7 +173,7 @@ def report(rescued: dict[str, dict[str, list[float]]], tokens: dict[str, int]) -
     routed = rescued["routed"]
     count = sum(len(v) for v in routed.values())
     print(f"{count} failures of {len(routed)} problems, seeds {', '.join(map(str, SEEDS))}")
-    print(f"{'strategy':34} {'rescued':>22} {'tokens':>9} {'/1k tok':>8}  routed minus it, points")
+    print(f"{'strategy':38} {'rescued':>22} {'tokens':>9} {'/1k tok':>8}  routed minus it, points")
     for strategy, outcomes in rescued.items():
         mean, low, high = interval(list(outcomes.values()))
         per = sum(sum(v) for v in outcomes.values()) / tokens[strategy] * 1000
@@ -177,7 +182,7 @@ def report(rescued: dict[str, dict[str, list[float]]], tokens: dict[str, int]) -
         ]
         gain, worst, best = interval(gains)
         print(
-            f"{strategy:34} {mean:7.1%} ({low:5.1%}, {high:5.1%}) {tokens[strategy]:9,} {per:8.2f}"
+            f"{strategy:38} {mean:7.1%} ({low:5.1%}, {high:5.1%}) {tokens[strategy]:9,} {per:8.2f}"
             f"  {gain * 100:+.1f} ({worst * 100:+.1f}, {best * 100:+.1f})"
         )
 

@@ -18,7 +18,9 @@ TOKENS, LOOP_TOKENS, RUNS = 100_000, 2_000, 5
 def inputs(length: int, seed: int = 0) -> tuple[np.ndarray, TopK, TopK]:
     """Random top-20 lists of two models that share three quarters of their tokens."""
     rng = np.random.default_rng(seed)
+    # Ids as large as those of today's vocabularies, distinct within a position.
     ids = np.argsort(rng.random((length, 40)), axis=1).astype(np.int32)
+    ids = ids * 3700 + rng.integers(3700, size=(length, 1), dtype=np.int32)
 
     def topk(start: int) -> TopK:
         logprobs = np.log(rng.dirichlet(np.full(K, 0.3), length) + 1e-12)
@@ -29,12 +31,17 @@ def inputs(length: int, seed: int = 0) -> tuple[np.ndarray, TopK, TopK]:
 
 def loop(taken: np.ndarray, specialist: TopK, ancestor: TopK) -> list[list[float]]:
     """The formulas of signals.py, one token at a time, as one would first write them."""
+
+    def log_sum_exp(values: list[float]) -> float:
+        top = max(values)
+        return top + math.log(sum(math.exp(value - top) for value in values))
+
     rows = []
     for t, token in enumerate(taken.tolist()):
         l_s = dict(zip(specialist.ids[t].tolist(), specialist.logprobs[t].tolist(), strict=True))
         l_a = dict(zip(ancestor.ids[t].tolist(), ancestor.logprobs[t].tolist(), strict=True))
-        z_s = math.log(sum(math.exp(v / TEMPERATURE) for v in l_s.values()))
-        z_a = math.log(sum(math.exp(v / TEMPERATURE) for v in l_a.values()))
+        z_s = log_sum_exp([v / TEMPERATURE for v in l_s.values()])
+        z_a = log_sum_exp([v / TEMPERATURE for v in l_a.values()])
         log_s = {y: v / TEMPERATURE - z_s for y, v in l_s.items()}
         log_a = {y: v / TEMPERATURE - z_a for y, v in l_a.items()}
         rest_s, rest_a = -1000 / TEMPERATURE - z_s, -1000 / TEMPERATURE - z_a
@@ -52,7 +59,7 @@ def loop(taken: np.ndarray, specialist: TopK, ancestor: TopK) -> list[list[float
 
 
 def seconds(call: Callable[[], object]) -> float:
-    """The median of several timed calls after one that is not counted."""
+    """The median time of several calls after one that is not counted."""
     call()
     times = []
     for _ in range(RUNS):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from recov_graph.errors import ModelError
 from recov_graph.models.base import Model
 from recov_graph.problem import Problem
 from recov_graph.seeds import call_seed
@@ -41,7 +42,7 @@ def retry_alone(
 ) -> dict[str, RetryAlone]:
     """Sample the problems in rounds, each leaving when solved, until the tokens are spent.
 
-    Tokens that a solved problem no longer needs go to the others: the strongest form of retrying.
+    Tokens that a solved problem no longer needs go to the others.
     The outcome of each problem comes back under its id.
 
     Args:
@@ -95,6 +96,8 @@ def _attempts(
             max_tokens=max_new_tokens,
             seed=call_seed(seed, problem.id, position),
         ).rollouts
+        if not rollouts:
+            raise ModelError(f"model {model.name!r} returned no rollouts, asked for {draw}")
         for rollout in rollouts:
             yield judge(verifier, problem, rollout.text).passed, read + len(rollout)
         position += 1

@@ -145,7 +145,8 @@ def _regimes(failed: Sequence[tuple[Problem, dict[str, Any]]]) -> list[str]:
 
 
 def _regime_of(output: dict[str, Any]) -> str:
-    return output["regime"] or UNROUTED
+    """The regime predicted first: the last one knows how the problem ended."""
+    return output["route"][0]["regime"] if output["route"] else UNROUTED
 
 
 def _first_failed(output: dict[str, Any]) -> bool:

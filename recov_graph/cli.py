@@ -216,7 +216,7 @@ def _run_batch(
             Path(json_out).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     errors = [out["error"] for _, out in batch.results if out["error"]]
     if errors:
-        click.echo(f"{len(errors)} problems ended in an error: {plain(errors[0])}", err=True)
+        click.echo(f"{len(errors)} of {len(problems)} ended early: {plain(errors[0])}", err=True)
     if len(errors) == len(problems):
         sys.exit(1)
 

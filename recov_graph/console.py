@@ -50,7 +50,10 @@ def progress(total: int) -> Iterator[Callable[[Batch], None]]:
 def print_summary(figures: Row) -> None:
     """The closing table of a batch."""
     console = _console()
-    table = Table(title="Failed problems by predicted regime and intervention", title_style="bold")
+    table = Table(
+        title="Failed problems by the regime predicted first, and by intervention",
+        title_style="bold",
+    )
     for heading in ("regime", "intervention"):
         table.add_column(heading)
     for heading in ("problems", "attempts", "rescued", "tokens"):
@@ -77,10 +80,10 @@ def print_summary(figures: Row) -> None:
 
 def _headline(figures: Row) -> str:
     lines = [
-        f"{figures['problems']} problems: {figures['solved_first']} solved by the first samples, "
-        f"{figures['failed']} failed.",
-        f"Of the failed: {figures['rescued']} rescued, {figures['stopped']} stopped as out of "
-        f"reach, {figures['budget_exhausted']} out of budget"
+        f"{_plural(figures['problems'], 'problem')}: {figures['solved_first']} solved by the "
+        f"first samples, {figures['failed']} failed.",
+        f"Of the failed: {figures['rescued']} rescued, {figures['stopped']} stopped because the "
+        f"chance of a rescue was too small, {figures['budget_exhausted']} out of budget"
         + (f"; {figures['errors']} ended in an error." if figures["errors"] else "."),
     ]
     if figures["unjudged"]:
@@ -89,8 +92,9 @@ def _headline(figures: Row) -> str:
     if retry is not None and retry["attempts"]:
         ours, theirs = (row["rescued"] / figures["failed"] for row in (figures, retry))
         lines.append(
-            f"Retry alone, measured with the same {_number(figures['tokens']['recovery'])} tokens: "
-            f"{retry['rescued']} rescued ({theirs:.0%}; the routed loop {ours:.0%})."
+            f"Retry alone, measured with {_number(retry['tokens'])} tokens where the routed loop "
+            f"spent {_number(figures['tokens']['recovery'])}: {retry['rescued']} rescued "
+            f"({theirs:.0%}; the routed loop {ours:.0%})."
         )
     lines.append(
         f"{_number(figures['tokens']['total'])} tokens, {figures['seconds']:.1f} s, "
@@ -135,7 +139,7 @@ def print_run(store: TraceStore, run_id: str | None) -> None:
         )
     console.print(table)
     solved = sum(bool(row["solved"]) for row in problems)
-    console.print(f"{len(problems)} problems, {solved} solved")
+    console.print(f"{_plural(len(problems), 'problem')}, {solved} solved")
 
 
 def print_problem(store: TraceStore, run_id: str | None, key: str) -> None:
@@ -177,8 +181,11 @@ def print_problem(store: TraceStore, run_id: str | None, key: str) -> None:
 def _run(store: TraceStore, run_id: str | None) -> Row:
     run = store.run(run_id)
     if run is None:
-        wanted = "no run" if run_id is None else f"no run {run_id!r}"
-        raise StoreError(f"{store.path} has {wanted}; run `recov-graph demo` first")
+        if run_id is None:
+            raise StoreError(f"{store.path} has no run; run `recov-graph demo` first")
+        latest = store.run()
+        known = f"the latest is {latest['id']}" if latest else "it has none at all"
+        raise StoreError(f"{store.path} has no run {run_id!r}; {known}")
     return run
 
 
@@ -186,6 +193,10 @@ def _console() -> Console:
     # Into a pipe nothing is cut: a line is as long as it has to be.
     width = None if sys.stdout.isatty() else 10_000
     return Console(highlight=False, markup=False, width=width)
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _number(value: int) -> str:

@@ -19,10 +19,6 @@ class ProblemFileError(InvalidInputError):
     """A line of a problem file cannot be read; the message starts with file and line number."""
 
 
-class CapabilityError(RecovGraphError):
-    """A model lacks what an intervention or a feature needs."""
-
-
 class ModelError(RecovGraphError):
     """A model call failed."""
 

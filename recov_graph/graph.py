@@ -67,9 +67,9 @@ def build_recovery_graph(
         PolicyError: the policy file cannot be used.
         StoreError: the store cannot be opened.
     """
-    if not isinstance(samples, int) or samples < 1:
+    if not _whole(samples) or samples < 1:
         raise InvalidInputError(f"samples is {samples!r}; it must be a whole number above 0")
-    if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
+    if not _whole(max_new_tokens) or max_new_tokens < 1:
         raise InvalidInputError(
             f"max_new_tokens is {max_new_tokens!r}; it must be a whole number above 0"
         )
@@ -77,7 +77,7 @@ def build_recovery_graph(
         raise InvalidInputError(f"budget is {budget!r}; it must be a Budget or None")
     if not (store is None or isinstance(store, TraceStore | str | Path)):
         raise InvalidInputError(f"store is {store!r}; it must be a TraceStore, a path or None")
-    if not (seed is None or (isinstance(seed, int) and abs(seed) < 2**63)):
+    if not (seed is None or (_whole(seed) and abs(seed) < 2**63)):
         raise InvalidInputError(
             f"seed is {seed!r}; it must be a whole number of at most 63 bits, or None"
         )
@@ -143,6 +143,10 @@ def create_recovery_graph(
     """
     graph = build_recovery_graph(model, verifier, **options)
     return graph.compile(checkpointer=checkpointer, name=name)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _after_verify(state: RecoveryState) -> str:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, cast
 from uuid import uuid4
 
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage
 from langgraph.errors import GraphBubbleUp
 from langgraph.runtime import Runtime
 
@@ -26,7 +26,7 @@ from recov_graph.errors import InvalidInputError, ModelError
 from recov_graph.features import ProblemFeatures, problem_features
 from recov_graph.interventions.base import Failure, Intervention, Lengths
 from recov_graph.models.base import Capability, Model
-from recov_graph.problem import Problem, as_problem
+from recov_graph.problem import Problem
 from recov_graph.recorder import Recorder
 from recov_graph.rollout import Usage
 from recov_graph.routing.decision import Evidence, Router
@@ -39,6 +39,7 @@ from recov_graph.state import (
     RecoveryState,
     StopReason,
     VerdictData,
+    given_problem,
 )
 from recov_graph.trace import Trace, measure
 from recov_graph.verifiers import Verifier, judge
@@ -79,11 +80,12 @@ class Nodes:
 
     def generate(self, state: State, runtime: Runtime[RecoveryContext]) -> Changes:
         """Sample the first rollouts."""
-        problem = _problem(state)
+        problem = given_problem(state)
         context = self._context(runtime)
         recovery_id = uuid4().hex
         started: Changes = {
-            "problem": problem.model_dump(),
+            "problem": None,  # the next problem of this thread may come as messages
+            "current": problem.model_dump(),
             "recovery_id": recovery_id,
             "attempts": [],
             "route": [],
@@ -135,7 +137,7 @@ class Nodes:
         """Judge the rollouts that have no verdict yet."""
         if state.get("stop_reason"):
             return {"stop_reason": state["stop_reason"]}
-        problem = Problem.model_validate(state["problem"])
+        problem = Problem.model_validate(state["current"])
         attempts = []
         judged = []
         for attempt in state["attempts"]:
@@ -174,7 +176,7 @@ class Nodes:
             if attempt["id"] in arrays.rollouts and len(arrays.rollouts[attempt["id"]])
         }
         try:
-            scored = scored_rollouts(meter, state["problem"]["prompt"], failed) if failed else {}
+            scored = scored_rollouts(meter, state["current"]["prompt"], failed) if failed else {}
             arrays.traces = {
                 name: measure(rollout, self._temperature(context))
                 for name, rollout in scored.items()
@@ -195,6 +197,8 @@ class Nodes:
 
     def classify(self, state: State, runtime: Runtime[RecoveryContext]) -> Changes:
         """Ask the router for the next operator, or stop."""
+        if state.get("stop_reason"):
+            return {"stop_reason": state["stop_reason"]}
         meter = self._meter(state, self._context(runtime))
         reached = meter.budget.reached(meter.spent)
         attempts_left = meter.budget.max_attempts - len(state["attempts"])
@@ -231,7 +235,7 @@ class Nodes:
         context = self._context(runtime)
         meter = self._meter(state, context)
         position = len(state["attempts"])
-        problem = Problem.model_validate(state["problem"])
+        problem = Problem.model_validate(state["current"])
         failure = Failure(
             problem=problem,
             temperature=self._temperature(context),
@@ -240,9 +244,8 @@ class Nodes:
             traces=self._traces(state),
             focus=len(state["route"]) - 1,
         )
-        operator = state["route"][-1]["operator"]
-        assert operator is not None
         try:
+            operator = self._possible(state["route"][-1], failure)
             made = self.interventions[operator].apply(failure, meter)
         except GraphBubbleUp:
             raise
@@ -264,8 +267,21 @@ class Nodes:
             "calls": {**state["calls"], **meter.calls},
         }
 
+    def _possible(self, decision: DecisionData, failure: Failure) -> str:
+        """The operator decided on, or the next that needs no traces where those are gone."""
+        ranked = (decision["operator"], *(c["operator"] for c in decision["candidates"]))
+        for operator in ranked:
+            if operator is not None:
+                needs = self.interventions[operator].needs
+                if failure.traces or Capability.SCORE not in needs:
+                    return str(operator)
+        raise ModelError(
+            f"the traces that {decision['operator']!r} repairs are gone: arrays outlive a long "
+            "pause or another process only in a store; give the graph one"
+        )
+
     def _evidence(self, state: State, attempts_left: int, tokens_left: float) -> Evidence:
-        problem = state["problem"]
+        problem = state["current"]
         failed = failed_samples(state)
         lengths = Lengths(
             prompt=self.model.prompt_length(problem["prompt"]),
@@ -330,7 +346,7 @@ class Nodes:
         reason: StopReason = "model_error"
         message: str | None = f"{type(error).__name__}: {error}"
         if isinstance(error, BudgetExhausted):
-            reason, message = "budget_exhausted", None
+            reason, message = "budget_exhausted", None if state["attempts"] else str(error)
         changes: Changes = {"calls": calls, "error": message}
         ended = _with(state, **changes)
         return {**ended, **self._finish(ended, reason, runtime)}
@@ -372,16 +388,3 @@ class Nodes:
 
 def _with(state: State, **changes: Any) -> State:
     return cast(State, {**state, **changes})
-
-
-def _problem(state: State) -> Problem:
-    """The problem given, or the last human message as one."""
-    if state.get("problem"):
-        return as_problem(state["problem"])
-    for message in reversed(state.get("messages") or []):
-        if isinstance(message, HumanMessage):
-            return as_problem({"prompt": str(message.text)})
-    raise InvalidInputError(
-        "the input has neither a problem nor a human message; "
-        "invoke with {'problem': {'prompt': ...}} or {'messages': [...]}"
-    )

@@ -112,8 +112,8 @@ def _lines(path: Path) -> Iterator[Problem]:
             raise ProblemFileError(f"{path}:{number}: {error}") from None
         if problem.id in seen:
             raise ProblemFileError(
-                f"{path}:{number}: id {problem.id!r} was already used on line "
-                f"{seen[problem.id]}; ids must differ"
+                f"{path}:{number}: id {problem.id!r} was already used on line {seen[problem.id]}; "
+                "give every line an id of its own (without one it comes from the prompt)"
             )
         seen[problem.id] = number
         yield problem

@@ -43,7 +43,7 @@ class Recorder:
         self.store = store
         self.run_id = uuid4().hex[:12]
         self._verifier = verifier
-        self._run = {
+        self._run: dict[str, Any] = {
             "id": self.run_id,
             "kind": kind,
             "model": model,
@@ -55,7 +55,6 @@ class Recorder:
             "router_version": ROUTER_VERSION,
             "store_text": store.store_text if store else "none",
             "seed": seed,
-            "started_at": now(),
         }
 
     def started(self, recovery_id: str, problem: Problem) -> None:
@@ -70,6 +69,7 @@ class Recorder:
             "answer": answer,
             "started_at": now(),
         }
+        self._run.setdefault("started_at", now())
         self._write(runs=[self._run], problems=[row])
 
     def attempted(

@@ -29,6 +29,7 @@ FEATURE_VERSION = 1  # raised whenever a definition in signals.py or features.py
 UNLISTED = -1000.0  # log-probability of a token outside a top-K list
 COVERAGE_FLOOR = 1e-8
 COLDEST, HOTTEST = 1e-3, 1e6  # temperatures outside lose all precision
+NEGLIGIBLE = -700.0  # log-probabilities below cannot move a coverage
 LEAST_LOGPROB = -1e6  # a listed token is never taken to be less likely than this
 CHUNK = 2048  # tokens handled at a time, so that the [chunk, K, K] comparison stays in the cache
 
@@ -113,58 +114,94 @@ def _signals(
     beta: float,
     k_cov: int,
 ) -> tuple[Floats, ...]:
-    """The six signals of one chunk, at inverse temperature beta; the ancestor's coverage first."""
-    s_listed = s_ids != PAD_ID
-    log_s, p_s, s_rest = _softmax(s_logprobs, s_listed, beta)
-    log_a, p_a, a_rest = _softmax(a_logprobs, a_ids != PAD_ID, beta)
+    """The six signals of one chunk, at inverse temperature beta; the ancestor's coverage first.
 
-    delta_path = _at(taken, s_ids, log_s, s_rest) - _at(taken, a_ids, log_a, a_rest)
+    Sums are taken over unnormalised weights and divided at the end, and logarithms are measured
+    from each position's likeliest token: a constant added to a position changes nothing.
+    """
+    s = _Tempered(s_ids, s_logprobs, beta)
+    a = _Tempered(a_ids, a_logprobs, beta)
+    delta_path = s.log_p(taken) - a.log_p(taken)
 
-    # s_to_a: where the ancestor lists the specialist's token, counted from 1; 0 where it does not.
-    s_to_a = np.zeros(s_ids.shape, np.min_scalar_type(len(a_ids)))
-    for place, ids in enumerate(a_ids, start=1):
-        np.maximum(s_to_a, (s_ids == ids) * s_to_a.dtype.type(place), out=s_to_a)
-    s_to_a[~s_listed] = 0
-    log_a_on_s = np.take_along_axis(np.vstack([a_rest, log_a]), s_to_a.astype(np.intp), axis=0)
+    place = _places(s_ids, a_ids)
+    covered = a.weights[:k_cov].sum(axis=0) / a.total
+    inside = (place > 0) & (place <= k_cov) if len(a_ids) > k_cov else place > 0
+    reached = _dot(s.weights, inside) / s.total
+    if s.unlisted.max() > NEGLIGIBLE:
+        # Tokens of the coverage set that the specialist does not list count as unlisted ones.
+        missing = (a_ids[:k_cov] != PAD_ID).sum(axis=0) - inside.sum(axis=0)
+        reached += missing * np.exp(s.unlisted)
+    g_cov = np.log((covered + COVERAGE_FLOOR) / (reached + COVERAGE_FLOOR))
 
-    covered = a_ids[:k_cov] != PAD_ID
-    p_a_cov = p_a[:k_cov].sum(axis=0)
-    inside = (s_to_a > 0) & (s_to_a <= k_cov)
-    # Tokens of the coverage set that the specialist does not list have probability exp(s_rest).
-    missing = covered.sum(axis=0) - inside.sum(axis=0)
-    p_s_cov = (p_s * inside).sum(axis=0) + missing * np.exp(s_rest)
-    g_cov = np.log((p_a_cov + COVERAGE_FLOOR) / (p_s_cov + COVERAGE_FLOOR))
+    weighted = s.weights * s.scaled
+    mean = weighted.sum(axis=0) / s.total
+    square = _dot(weighted, s.scaled) / s.total
+    logit_var = np.maximum(0.0, square - mean * mean) / (beta * beta)
+    entropy = np.maximum(0.0, s.normaliser - mean) + 0.0  # no negative zero
 
-    # Centred on the largest log-probability, so that a constant added to the row changes nothing.
-    centred = np.where(s_listed, s_logprobs - s_logprobs.max(axis=0), 0.0)
-    centred -= (p_s * centred).sum(axis=0)
-    logit_var = (p_s * centred * centred).sum(axis=0)
-    entropy = np.maximum(0.0, -(p_s * log_s).sum(axis=0))
-    kl = np.maximum(0.0, (p_s * (log_s - log_a_on_s)).sum(axis=0))
+    flat = place.astype(np.intp)
+    flat *= len(taken)
+    flat += np.arange(len(taken))
+    cross = _dot(s.weights, a.table.take(flat)) / s.total - a.normaliser
+    kl = np.maximum(0.0, mean - s.normaliser - cross)
     j = np.maximum(0.0, delta_path) + np.maximum(0.0, g_cov)
     return delta_path, g_cov, logit_var, entropy, kl, j
 
 
-def _softmax(
-    logprobs: Floats, listed: NDArray[np.bool_], beta: float
-) -> tuple[Floats, Floats, Floats]:
-    """Tempered (log p, p), both [K, L], and log p [L] of any unlisted token, never above 0.
+class _Tempered:
+    """Top-K lists [K, L] of one model at inverse temperature beta.
 
-    Unused places get p = 0 and log p = 0: they are weighed by p, where -inf would give NaN.
+    Attributes:
+        scaled: tempered log-weights, 0 for each position's likeliest token and for unused places.
+        weights: their exponentials, 0 for unused places.
+        total: sum of the weights [L].
+        normaliser: its logarithm [L]; log p = scaled - normaliser.
+        unlisted: log p [L] of any token that is not listed, never above 0.
+        table: [K + 1, L], the log-weight of an unlisted token above `scaled`.
     """
-    top = logprobs.max(axis=0)
-    scaled = (logprobs - top) * beta
-    weights = np.exp(scaled)
-    total = weights.sum(axis=0)
-    normaliser = np.log(total)
-    log_p = np.where(listed, scaled - normaliser, 0.0)
-    return log_p, weights / total, np.minimum(0.0, (UNLISTED - top) * beta - normaliser)
+
+    def __init__(self, ids: Ids, logprobs: Floats, beta: float) -> None:
+        self.ids = ids
+        top = logprobs.max(axis=0)
+        self.table = np.empty((len(ids) + 1, len(top)))
+        self.scaled = self.table[1:]
+        np.subtract(logprobs, top, out=self.scaled)
+        self.scaled *= beta
+        self.weights = np.exp(self.scaled)
+        self.total = self.weights.sum(axis=0)
+        self.normaliser = np.log(self.total)
+        self.unlisted = np.minimum(0.0, (UNLISTED - top) * beta - self.normaliser)
+        self.table[0] = self.unlisted + self.normaliser
+        unused = ids == PAD_ID
+        if unused.any():  # -inf there, which times its weight of 0 would give NaN
+            self.scaled[unused] = 0.0
+
+    def log_p(self, taken: Ids) -> Floats:
+        """Log p [L] of the tokens taken."""
+        found = self.ids == taken
+        listed = _dot(self.scaled, found) - self.normaliser
+        return np.asarray(np.where(found.any(axis=0), listed, self.unlisted))
 
 
-def _at(taken: Ids, ids: Ids, values: Floats, otherwise: Floats) -> Floats:
-    """The value [L] that each column of [K, L] holds for the taken token, else `otherwise`."""
-    found = ids == taken
-    return np.where(found.any(axis=0), (values * found).sum(axis=0), otherwise)
+def _dot(a: Floats, b: NDArray[Any]) -> Floats:
+    """Sum over K of the products of two [K, L] arrays, without the array of products."""
+    return np.asarray(np.einsum("kl,kl->l", a, b))
+
+
+def _places(s_ids: Ids, a_ids: Ids) -> NDArray[np.unsignedinteger[Any]]:
+    """Where the ancestor lists the specialist's tokens, [K, L], counted from 1; 0 for nowhere."""
+    place = np.zeros(s_ids.shape, np.min_scalar_type(len(a_ids)))
+    same = np.empty(s_ids.shape, np.bool_)
+    # For up to 255 places the truth values become places where they lie.
+    marked = same.view(place.dtype) if place.itemsize == 1 else np.empty_like(place)
+    for number, ids in enumerate(a_ids, start=1):
+        np.equal(s_ids, ids, out=same)
+        np.multiply(marked if place.itemsize == 1 else same, place.dtype.type(number), out=marked)
+        np.maximum(place, marked, out=place)
+    unused = s_ids == PAD_ID
+    if unused.any():
+        place[unused] = 0
+    return place
 
 
 def _likeliest_first(ids: Ids, logprobs: Logprobs, k_cov: int) -> tuple[Ids, Logprobs]:
@@ -222,27 +259,20 @@ def _topk(name: str, value: Any, length: int) -> tuple[Ids, Logprobs]:
         ids = ids.astype(np.int64)
     if logprobs.dtype.kind != "f":
         logprobs = logprobs.astype(np.float64)
-    usable = (ids != PAD_ID) & (logprobs > -math.inf)
+    if ids.min() > PAD_ID and logprobs.min() >= LEAST_LOGPROB and logprobs.max() < math.inf:
+        return ids, logprobs  # every place is used; NaN would have failed the comparisons
     if not (logprobs < math.inf).all():
         row, column = np.argwhere(~(logprobs < math.inf))[0]
         raise InvalidInputError(
             f"{name}.logprobs[{row}, {column}] is {logprobs[row, column]}; "
             "log-probabilities must be finite, or -inf for unused places"
         )
+    usable = (ids != PAD_ID) & (logprobs > -math.inf)
+    logprobs = np.maximum(logprobs, logprobs.dtype.type(LEAST_LOGPROB))
     if not usable.any(axis=1).all():
         row = int(np.argmin(usable.any(axis=1)))
         raise InvalidInputError(
             f"{name} lists no token at position {row}; each position needs at least one id "
             "with a finite log-probability"
         )
-    repeated = np.sort(ids, axis=1)
-    repeated = (repeated[:, 1:] == repeated[:, :-1]) & (repeated[:, 1:] != PAD_ID)
-    if repeated.any():
-        row = int(repeated.any(axis=1).argmax())
-        raise InvalidInputError(
-            f"{name} lists a token twice at position {row}; ids must be distinct within a position"
-        )
-    logprobs = np.maximum(logprobs, LEAST_LOGPROB)
-    if usable.all():
-        return ids, logprobs
     return np.where(usable, ids, PAD_ID), np.where(usable, logprobs, -math.inf)

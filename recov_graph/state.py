@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypedDict
 
-from langchain_core.messages import AnyMessage
+from langchain_core.messages import AnyMessage, HumanMessage
 from langgraph.graph.message import add_messages
+
+from recov_graph.errors import InvalidInputError
+from recov_graph.problem import Problem, as_problem
 
 StopReason = Literal["solved", "out_of_reach", "budget_exhausted", "verifier_error", "model_error"]
 
@@ -92,9 +95,13 @@ class RecoveryOutput(TypedDict, total=False):
 
 
 class RecoveryState(RecoveryOutput, total=False):
-    """Everything between the nodes. Every node writes whole values, so nothing is ever doubled."""
+    """Everything between the nodes. Every node writes whole values, so nothing is ever doubled.
 
-    problem: dict[str, Any]
+    `problem` is what the caller gives; `current` is the problem under way.
+    """
+
+    problem: dict[str, Any] | None
+    current: dict[str, Any]
     recovery_id: str
     calls: dict[str, dict[str, Any]]
 
@@ -116,3 +123,16 @@ class RecoveryContext:
     max_seconds: float | None = None
     temperature: float | None = None
     seed: int | None = None
+
+
+def given_problem(state: RecoveryState) -> Problem:
+    """The problem given, or the last human message as one."""
+    if state.get("problem"):
+        return as_problem(state["problem"])
+    for message in reversed(state.get("messages") or []):
+        if isinstance(message, HumanMessage):
+            return as_problem({"prompt": str(message.text)})
+    raise InvalidInputError(
+        "the input has neither a problem nor a human message; "
+        "invoke with {'problem': {'prompt': ...}} or {'messages': [...]}"
+    )

@@ -98,6 +98,10 @@ def _topk(steps: list[Step], side: Literal["specialist", "ancestor"]) -> TopK:
     ids = np.full((len(steps), width), PAD_ID, np.int64)
     logprobs = np.full((len(steps), width), -np.inf)
     for row, pairs in enumerate(lists):
+        if len({token for token, _ in pairs}) < len(pairs):
+            raise InvalidInputError(
+                f"{side} lists a token twice at position {row}; ids must be distinct"
+            )
         ids[row, : len(pairs)], logprobs[row, : len(pairs)] = zip(*pairs, strict=True)
     return TopK(ids, logprobs)
 

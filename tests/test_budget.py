@@ -283,9 +283,9 @@ def test_an_invocation_may_change_the_limits(
     graph = create_recovery_graph(pair, "exact", store=store, router=NEVER_STOP, seed=0)
     problem = {"problem": {"prompt": "12*3?", "answer": "never"}}
     output = graph.invoke(problem, context=RecoveryContext(**limits))
-    within(output, ledger(store, output), {"max_attempts": 8, "max_tokens": 10**9, **limits})
+    within(output, ledger(store, output), {"max_attempts": 12, "max_tokens": 10**9, **limits})
     assert output["stop_reason"] == "budget_exhausted"
-    assert len(graph.invoke(problem)["attempts"]) == 8
+    assert len(graph.invoke(problem)["attempts"]) == 12
 
 
 def test_time_that_runs_out_ends_the_problem(scripted: Any, store: TraceStore) -> None:

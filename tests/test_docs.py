@@ -28,7 +28,7 @@ def test_readme_code_runs_and_prints_what_it_says(tmp_path, monkeypatch):
     before = set(registered())
     try:
         for block in blocks:
-            expected = re.findall(r"^#> (.*)$", block, re.MULTILINE)
+            expected = re.findall(r"^# -> (.*)$", block, re.MULTILINE)
             printed = io.StringIO()
             with contextlib.redirect_stdout(printed):
                 exec(compile(block, "README.md", "exec"), names)

@@ -13,9 +13,10 @@ from langgraph.types import interrupt
 from recov_graph import Budget, TraceStore, build_recovery_graph, create_recovery_graph
 from recov_graph.errors import InvalidInputError, ModelError
 from recov_graph.interventions import Retry
-from recov_graph.models import Capability
+from recov_graph.models import Capability, Generation
 from recov_graph.models.embedded import bundled_problems
-from recov_graph.routing import Decision
+from recov_graph.rollout import Usage
+from recov_graph.routing import Candidate, Decision
 from recov_graph.state import RecoveryContext, RecoveryOutput
 
 QUESTION = {"problem": {"prompt": "6*7?", "answer": 42, "id": "q"}}
@@ -62,8 +63,8 @@ def test_a_failure_is_measured_routed_and_rescued(scripted, store):
     assert len(result["route"]) == 2
     assert result["best"]["operator"] == result["route"][-1]["operator"]
     assert set(result["features"]) == {"spread", "concentration", "logit_dispersion"}
-    operators = [decision["operator"] for decision in result["route"]]
-    assert len(set(operators)) == 2, "what failed gives way to the next in the ranking"
+    first = result["route"][0]["operator"]
+    assert result["route"][1]["reason"].startswith(f"{first} failed; ")
     assert all(decision["reason"] for decision in result["route"])
 
 
@@ -193,14 +194,36 @@ def test_a_model_that_breaks_ends_the_problem_cleanly(texts, scripted, store):
     assert len(store.query("SELECT * FROM rollouts")) == len(texts) - 1
 
 
-def test_a_scorer_that_breaks_ends_the_problem_cleanly(scripted):
+def test_a_scorer_that_breaks_ends_the_problem_cleanly(scripted, store):
     class Deaf(scripted):
         def score(self, *args, **options):
             raise ModelError("no logprobs today")
 
-    result = outcome(Deaf(SAMPLES))
+    graph = create_recovery_graph(Deaf(SAMPLES), "numeric", seed=0, store=store)
+    events = list(graph.stream(QUESTION, stream_mode=["custom", "values"]))
+    result = events[-1][1]
     assert result["stop_reason"] == "model_error"
+    assert result["route"] == []
     assert len(result["attempts"]) == 4
+    assert [event["type"] for mode, event in events if mode == "custom"][-1] == "finished"
+    assert len(store.query("SELECT * FROM outcomes")) == 1
+
+
+def test_a_model_without_rollouts_is_a_model_error(scripted):
+    class Empty(scripted):
+        def sample(self, *args, **options):
+            return Generation([], Usage(prompt_tokens=4))
+
+    result = outcome(Empty())
+    assert result["stop_reason"] == "model_error"
+    assert "returned no rollouts, asked for 4" in result["error"]
+
+
+def test_a_budget_too_small_for_the_first_call_says_so(scripted):
+    result = outcome(scripted(SAMPLES), budget=Budget(max_tokens=5))
+    assert result["stop_reason"] == "budget_exhausted"
+    assert result["attempts"] == []
+    assert result["error"] == "5 tokens are left and the next call needs 8"
 
 
 def test_attempts_end_at_the_budget(scripted):
@@ -348,6 +371,67 @@ def test_a_thread_can_be_used_for_one_problem_after_another(scripted):
     assert len(second["attempts"]) == 4
     assert second["route"] == []
     assert second["features"] is None
+
+
+def test_each_turn_of_a_chat_answers_its_own_question(scripted):
+    graph = create_recovery_graph(
+        scripted(["42"] * 4 + ["2"] * 4 + ["9"] * 4),
+        lambda text: True,
+        seed=0,
+        checkpointer=InMemorySaver(),
+    )
+    thread = {"configurable": {"thread_id": "1"}}
+    assert graph.invoke({"messages": [HumanMessage("6*7?")]}, thread)["answer"] == "42"
+    second = graph.invoke({"messages": [HumanMessage("1+1?")]}, thread)
+    assert second["answer"] == "2"
+    assert [message.text for message in second["messages"]] == ["6*7?", "42", "1+1?", "2"]
+    third = graph.invoke({"problem": {"prompt": "3*3?"}}, thread)
+    assert third["answer"] == "9"
+
+
+def test_a_person_may_be_the_verifier(scripted):
+    from langgraph.types import Command
+
+    graph = create_recovery_graph(
+        scripted(["42"] * 4),
+        lambda problem, text: interrupt("is it right?") == "yes",
+        seed=0,
+        samples=1,
+        checkpointer=InMemorySaver(),
+    )
+    thread = {"configurable": {"thread_id": "1"}}
+    assert "__interrupt__" in graph.invoke(QUESTION, thread)
+    assert graph.invoke(Command(resume="yes"), thread)["solved"]
+
+
+def test_without_a_store_a_lost_trace_leaves_the_other_operators(scripted):
+    saver = InMemorySaver()
+    thread = {"configurable": {"thread_id": "1"}}
+
+    def build(texts):
+        return build_recovery_graph(
+            scripted(texts),
+            "numeric",
+            seed=0,
+            interventions=["sparse_steer", "retry"],
+            router=Ranked(),
+        ).compile(checkpointer=saver, interrupt_before=["intervene"])
+
+    build(SAMPLES).invoke(QUESTION, thread)
+    result = build(["42"]).invoke(None, thread)
+    assert result["solved"]
+    assert result["best"]["operator"] == "retry"
+
+
+class Ranked(Always):
+    """Wants sparse steering, else a retry."""
+
+    def __init__(self):
+        super().__init__("sparse_steer")
+
+    def decide(self, evidence):
+        candidates = tuple(Candidate(name, None, 0.5, 10) for name in ("sparse_steer", "retry"))
+        return Decision("sparse_steer", "sampling", 1.0, 0.5, candidates, "ranked")
 
 
 class Ask(Retry):

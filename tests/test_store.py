@@ -695,7 +695,7 @@ def test_none_keeps_all_numbers_that_refitting_needs(recovered: Any) -> None:
 
 
 def test_a_problem_is_found_by_its_id_though_only_its_hash_is_kept(recovered: Any) -> None:
-    with recovered("none") as store:
+    with recovered("hash") as store:
         run = store.run()
         found = store.run_problem(run["id"], f"{MARKS['id']}-1")
         assert found["stop_reason"] == "solved"

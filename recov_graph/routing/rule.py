@@ -9,6 +9,7 @@ too unlikely.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -74,7 +75,7 @@ class RuleRouter:
             )
             return Decision(None, "out_of_reach", 1.0, chance, candidates, reason)
         best = candidates[0]
-        reason = self._reason(best, by_feature, standing_out, evidence)
+        reason = self._reason(best, by_feature, failures, evidence)
         return Decision(best.operator, regime, 1.0, best.expected_rescue, candidates, reason)
 
     def _by_feature(self, evidence: Evidence) -> list[_Signed]:
@@ -92,6 +93,8 @@ class RuleRouter:
             if population.sd < LEAST_SD or operator not in evidence.costs:
                 continue
             z = (getattr(evidence.features, feature) - population.mean) / population.sd
+            if math.isnan(z):
+                continue
             side = "above" if z >= 0 else "below"
             reason = f"{feature} is {abs(z):.1f} sd {side} {among}: {operator}"
             signed.append(_Signed(operator, z, reason))
@@ -147,13 +150,15 @@ class RuleRouter:
         self,
         best: Candidate,
         by_feature: Sequence[_Signed],
-        standing_out: Sequence[str],
+        failures: Counter[str],
         evidence: Evidence,
     ) -> str:
         failed = ", ".join(dict.fromkeys(evidence.tried))
         after = f"{failed} failed; " if failed else ""
-        if best.operator in standing_out and best.operator not in evidence.tried:
-            return after + next(s.reason for s in by_feature if s.operator == best.operator)
+        standing_out = [signed for signed in by_feature if signed.z > 0]
+        for signed in standing_out:
+            if signed.operator == best.operator and not failures[best.operator]:
+                return after + signed.reason
         why = "no features were measured"
         if evidence.features is not None:
             why = "no other feature stands out" if standing_out else "no feature stands out"

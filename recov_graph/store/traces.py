@@ -99,6 +99,8 @@ class TraceStore:
             )
         rows = self.query("SELECT value FROM settings WHERE id = 'salt'")
         self._salt = bytes.fromhex(rows[0]["value"])
+        # With "none" not even a guess at an id may be confirmed by whoever holds the file.
+        self._key_salt = secrets.token_bytes(16) if self.store_text == "none" else self._salt
 
     def _write_ahead(self) -> None:
         """Switch to WAL; unlike other statements the switch does not wait for a busy file."""
@@ -176,7 +178,7 @@ class TraceStore:
         }
 
     def read_trace(self, rollout_id: str) -> Trace | None:
-        """What `write_trace` stored; None where there is nothing or the tokens were not kept."""
+        """What `write_traces` stored; None where there is nothing or the tokens were not kept."""
         rows = self.query(
             "SELECT * FROM token_arrays JOIN features USING (id) JOIN rollouts USING (id) "
             "WHERE id = ? AND taken IS NOT NULL",
@@ -243,7 +245,7 @@ class TraceStore:
 
     def key(self, value: str) -> str:
         """A user's own id as the `key` column holds it: itself, or its salted hash."""
-        return value if self.store_text == "full" else self._hash(value)
+        return value if self.store_text == "full" else self._hash(value, self._key_salt)
 
     def _redacted(self, table: str, row: Mapping[str, Any]) -> Row:
         kept = dict(row)
@@ -257,8 +259,9 @@ class TraceStore:
             kept["key"] = self.key(kept["key"])
         return kept
 
-    def _hash(self, text: str) -> str:
-        return hashlib.blake2b(text.encode(), digest_size=16, key=self._salt).hexdigest()
+    def _hash(self, text: str, salt: bytes | None = None) -> str:
+        key = self._salt if salt is None else salt
+        return hashlib.blake2b(text.encode(), digest_size=16, key=key).hexdigest()
 
     def _upsert(self, table: str, columns: tuple[str, ...]) -> str:
         names = ", ".join(f'"{column}"' for column in columns)

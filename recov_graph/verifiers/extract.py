@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import regex as engine
+from langgraph.errors import GraphBubbleUp
 from regex import Match, Pattern
 
 from recov_graph.errors import InvalidInputError
@@ -86,6 +87,8 @@ def _guarded(extract: Extract) -> Extract:
     def guarded(text: str) -> str | None:
         try:
             found = extract(text)
+        except GraphBubbleUp:
+            raise  # an interrupt: a person is asked for the verdict
         except Exception as error:
             raise UnscorableError(f"extract raised {describe(error)}") from error
         if found is not None and not isinstance(found, str):

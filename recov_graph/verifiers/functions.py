@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from langgraph.errors import GraphBubbleUp
+
 from recov_graph.errors import InvalidInputError
 from recov_graph.problem import Problem
 from recov_graph.verifiers.verdict import (
@@ -44,6 +46,8 @@ def function(
     def check(problem: Problem, text: str) -> Verdict:
         try:
             result = fn(problem, text) if takes_problem else fn(text)
+        except GraphBubbleUp:
+            raise  # an interrupt: a person is asked for the verdict
         except Exception as error:
             raise UnscorableError(f"{own_name} raised {describe(error)}") from error
         return _verdict(result, threshold, own_name)

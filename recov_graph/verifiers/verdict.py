@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
+from langgraph.errors import GraphBubbleUp
+
 from recov_graph.errors import InvalidInputError
 from recov_graph.problem import Problem
 
@@ -44,6 +46,8 @@ class Verdict:
             object.__setattr__(self, "score", 1.0 if self.passed else 0.0)
         if self.score is not None and not 0 <= self.score <= 1:
             raise InvalidInputError(f"score {self.score!r}; legal is a number from 0 to 1")
+        if self.score is not None:
+            object.__setattr__(self, "score", float(self.score))  # numpy's numbers too
         for name in ("answer", "explanation"):
             text = getattr(self, name)
             if text is not None and not isinstance(text, str):
@@ -105,6 +109,8 @@ def judge(verifier: Verifier, problem: Problem, text: str) -> Verdict:
     """
     try:
         verdict = verifier(problem, text)
+    except GraphBubbleUp:
+        raise  # an interrupt: a person is asked for the verdict
     except Exception as error:
         return Verdict("unscored", explanation=f"the verifier raised {describe(error)}")
     if not isinstance(verdict, Verdict):
