@@ -4,16 +4,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-slow lint types benchmarks train clean
+.PHONY: demo test lint types benchmarks train clean
 
 demo: $(VENV)/.installed
 	$(BIN)/recov-graph demo
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m "not slow"
-
-test-slow: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

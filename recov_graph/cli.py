@@ -230,6 +230,9 @@ def _check_writable(path: Path) -> None:
 
 def main() -> None:
     """Run the command line; our own errors end it with one line and exit code 2."""
+    # The embedded pair's matrices are small: more threads only wait for one another. To be set
+    # before numpy is imported, which only commands do.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         sys.exit(cli(standalone_mode=False))
     except click.exceptions.NoArgsIsHelpError as error:

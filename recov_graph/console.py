@@ -82,10 +82,13 @@ def _headline(figures: Row) -> str:
     lines = [
         f"{_plural(figures['problems'], 'problem')}: {figures['solved_first']} solved by the "
         f"first samples, {figures['failed']} failed.",
-        f"Of the failed: {figures['rescued']} rescued, {figures['stopped']} stopped because the "
-        f"chance of a rescue was too small, {figures['budget_exhausted']} out of budget"
-        + (f"; {figures['errors']} ended in an error." if figures["errors"] else "."),
     ]
+    if figures["failed"]:
+        lines.append(
+            f"Of the failed: {figures['rescued']} rescued, {figures['stopped']} stopped because "
+            f"the chance of a rescue was too small, {figures['budget_exhausted']} out of budget"
+            + (f"; {figures['errors']} ended in an error." if figures["errors"] else ".")
+        )
     if figures["unjudged"]:
         lines.append(f"{figures['unjudged']} could not be sampled and judged at all.")
     retry = figures.get("retry_alone")
