@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
@@ -63,7 +63,13 @@ class Usage:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "tokens": self.tokens}
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "scored_tokens": self.scored_tokens,
+            "seconds": self.seconds,
+            "tokens": self.tokens,
+        }
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Self:

@@ -31,11 +31,12 @@ COVERAGE_FLOOR = 1e-8
 COLDEST, HOTTEST = 1e-3, 1e6  # temperatures outside lose all precision
 NEGLIGIBLE = -700.0  # log-probabilities below cannot move a coverage
 LEAST_LOGPROB = -1e6  # a listed token is never taken to be less likely than this
-CHUNK = 2048  # tokens handled at a time, so that the [chunk, K, K] comparison stays in the cache
+CHUNK = 4096  # tokens handled at a time, so that the [chunk, K, K] comparison stays in the cache
 
 Floats = NDArray[np.float64]
 Ids = NDArray[np.integer[Any]]
 Logprobs = NDArray[np.floating[Any]]
+Places = NDArray[np.unsignedinteger[Any]]
 
 
 class TokenSignals(NamedTuple):
@@ -82,9 +83,9 @@ def token_signals(
         out[:, rows] = _signals(
             tokens[rows],
             np.ascontiguousarray(s_ids[rows].T),
-            np.ascontiguousarray(s_logprobs[rows].T, np.float64),
+            s_logprobs[rows].T,
             np.ascontiguousarray(covering[0].T),
-            np.ascontiguousarray(covering[1].T, np.float64),
+            covering[1].T,
             1.0 / temperature,
             k_cov,
         )
@@ -108,9 +109,9 @@ def checked_temperature(value: Any) -> float:
 def _signals(
     taken: Ids,
     s_ids: Ids,
-    s_logprobs: Floats,
+    s_logprobs: Logprobs,
     a_ids: Ids,
-    a_logprobs: Floats,
+    a_logprobs: Logprobs,
     beta: float,
     k_cov: int,
 ) -> tuple[Floats, ...]:
@@ -121,9 +122,9 @@ def _signals(
     """
     s = _Tempered(s_ids, s_logprobs, beta)
     a = _Tempered(a_ids, a_logprobs, beta)
-    delta_path = s.log_p(taken) - a.log_p(taken)
-
     place = _places(s_ids, a_ids)
+    found = s_ids == taken
+    delta_path = s.log_p(found) - _ancestor_log_p(taken, found, place, a)
     covered = a.weights[:k_cov].sum(axis=0) / a.total
     inside = (place > 0) & (place <= k_cov) if len(a_ids) > k_cov else place > 0
     reached = _dot(s.weights, inside) / s.total
@@ -139,10 +140,7 @@ def _signals(
     logit_var = np.maximum(0.0, square - mean * mean) / (beta * beta)
     entropy = np.maximum(0.0, s.normaliser - mean) + 0.0  # no negative zero
 
-    flat = place.astype(np.intp)
-    flat *= len(taken)
-    flat += np.arange(len(taken))
-    cross = _dot(s.weights, a.table.take(flat)) / s.total - a.normaliser
+    cross = _dot(s.weights, _looked_up(a.table, place)) / s.total - a.normaliser
     kl = np.maximum(0.0, mean - s.normaliser - cross)
     j = np.maximum(0.0, delta_path) + np.maximum(0.0, g_cov)
     return delta_path, g_cov, logit_var, entropy, kl, j
@@ -160,12 +158,13 @@ class _Tempered:
         table: [K + 1, L], the log-weight of an unlisted token above `scaled`.
     """
 
-    def __init__(self, ids: Ids, logprobs: Floats, beta: float) -> None:
+    def __init__(self, ids: Ids, logprobs: Logprobs, beta: float) -> None:
         self.ids = ids
-        top = logprobs.max(axis=0)
-        self.table = np.empty((len(ids) + 1, len(top)))
+        self.table = np.empty((ids.shape[0] + 1, ids.shape[1]))
         self.scaled = self.table[1:]
-        np.subtract(logprobs, top, out=self.scaled)
+        self.scaled[:] = logprobs
+        top = self.scaled.max(axis=0)
+        self.scaled -= top
         self.scaled *= beta
         self.weights = np.exp(self.scaled)
         self.total = self.weights.sum(axis=0)
@@ -176,11 +175,28 @@ class _Tempered:
         if unused.any():  # -inf there, which times its weight of 0 would give NaN
             self.scaled[unused] = 0.0
 
-    def log_p(self, taken: Ids) -> Floats:
-        """Log p [L] of the tokens taken."""
-        found = self.ids == taken
+    def log_p(self, found: NDArray[np.bool_]) -> Floats:
+        """Log p [L] of the tokens found in the lists at [K, L]."""
         listed = _dot(self.scaled, found) - self.normaliser
         return np.asarray(np.where(found.any(axis=0), listed, self.unlisted))
+
+
+def _ancestor_log_p(
+    taken: Ids, found: NDArray[np.bool_], place: Places, ancestor: _Tempered
+) -> Floats:
+    """Log p [L] of the tokens taken; where the specialist lists them, their place is known."""
+    if not found.any(axis=0).all():
+        return ancestor.log_p(ancestor.ids == taken)
+    at = np.multiply(place, found, dtype=place.dtype).max(axis=0)
+    return np.asarray(_looked_up(ancestor.table, at) - ancestor.normaliser)
+
+
+def _looked_up(table: Floats, place: Places) -> Floats:
+    """The entries of [K + 1, L] in the rows that `place`, [..., L], names for each column."""
+    flat = place.astype(np.intp)
+    flat *= table.shape[1]
+    flat += np.arange(table.shape[1])
+    return np.asarray(table.take(flat, mode="clip"))
 
 
 def _dot(a: Floats, b: NDArray[Any]) -> Floats:
@@ -188,7 +204,7 @@ def _dot(a: Floats, b: NDArray[Any]) -> Floats:
     return np.asarray(np.einsum("kl,kl->l", a, b))
 
 
-def _places(s_ids: Ids, a_ids: Ids) -> NDArray[np.unsignedinteger[Any]]:
+def _places(s_ids: Ids, a_ids: Ids) -> Places:
     """Where the ancestor lists the specialist's tokens, [K, L], counted from 1; 0 for nowhere."""
     place = np.zeros(s_ids.shape, np.min_scalar_type(len(a_ids)))
     same = np.empty(s_ids.shape, np.bool_)

@@ -327,9 +327,9 @@ def test_the_order_within_a_list_changes_nothing_where_the_coverage_boundary_tie
     assert_same(first, reference(Input([0], specialist, padded([tie]), 1.0, 4)))
 
 
-@pytest.mark.parametrize("cut", [1, 2047, 2048, 2049, 3000])
+@pytest.mark.parametrize("cut", [1, 4095, 4096, 4097, 6000])
 def test_a_long_rollout_equals_its_pieces(cut: int) -> None:
-    taken, specialist, ancestor, _, _ = wide(3, 4200, 6, 5, levels=1)
+    taken, specialist, ancestor, _, _ = wide(3, 9000, 6, 5, levels=1)
     whole = token_signals(taken, specialist, ancestor, 0.6, 3)
     pieces = [
         token_signals(

@@ -88,7 +88,8 @@ class Transformer:
                 scores += mask
             mixed = _softmax(scores) @ values[:, :, :end]
             x = x + mixed.transpose(0, 2, 1, 3).reshape(batch, length, -1) @ layer.out
-            gate, up = np.split(self._normed(x, layer.mlp_norm) @ layer.gate_up, 2, axis=-1)
+            wide = self._normed(x, layer.mlp_norm) @ layer.gate_up
+            gate, up = wide[..., : wide.shape[-1] // 2], wide[..., wide.shape[-1] // 2 :]
             x = x + (gate / (1 + np.exp(-gate)) * up) @ layer.down
         cache.length = end
         return np.asarray(self._normed(x, self.norm) @ self.unembedding)
