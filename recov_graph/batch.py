@@ -98,11 +98,8 @@ def summary(batch: Batch) -> dict[str, Any]:
             regime: _regime([out for out in failed if _regime_of(out) == regime])
             for regime in _regimes(batch.failed)
         },
-        "tokens": {
-            "total": sum(int(out["usage"]["tokens"]) for out in outputs),
-            "recovery": recovery,
-            "scored": sum(int(out["usage"]["scored_tokens"]) for out in failed),
-        },
+        "tokens": sum(int(out["usage"]["tokens"]) for out in outputs),
+        "recovery_tokens": recovery,
         "seconds": round(batch.seconds, 3),
     }
     if batch.retry is not None:

@@ -96,11 +96,11 @@ def _headline(figures: Row) -> str:
         ours, theirs = (row["rescued"] / figures["failed"] for row in (figures, retry))
         lines.append(
             f"Retry alone, measured with {_number(retry['tokens'])} tokens where the routed loop "
-            f"spent {_number(figures['tokens']['recovery'])}: {retry['rescued']} rescued "
+            f"spent {_number(figures['recovery_tokens'])}: {retry['rescued']} rescued "
             f"({theirs:.0%}; the routed loop {ours:.0%})."
         )
     lines.append(
-        f"{_number(figures['tokens']['total'])} tokens, {figures['seconds']:.1f} s, "
+        f"{_number(figures['tokens'])} tokens, {figures['seconds']:.1f} s, "
         f"traces in {figures['db']}"
     )
     return "\n".join(lines)

@@ -191,8 +191,8 @@ def assert_consistent(figures: dict[str, Any]) -> None:
             assert value == sum(part[name] for part in parts if part is not None)
     rescues = sum(row["rescues"] for row in figures["by_intervention"].values())
     assert rescues == figures["rescued"]
-    assert figures["tokens"]["recovery"] <= figures["tokens"]["total"]
-    assert sum(row["tokens"] for row in regimes) == figures["tokens"]["recovery"]
+    assert figures["recovery_tokens"] <= figures["tokens"]
+    assert sum(row["tokens"] for row in regimes) == figures["recovery_tokens"]
 
 
 def test_the_figures_of_a_demo_add_up(demo: Demo) -> None:
@@ -215,13 +215,13 @@ def test_the_figures_are_those_of_the_stored_run(demo: Demo) -> None:
     assert sum(row["solved"] for row in outcomes) == figures["solved_first"] + figures["rescued"]
     assert reasons.count("out_of_reach") == figures["stopped"]
     assert reasons.count("budget_exhausted") == figures["budget_exhausted"]
-    assert sum(row["tokens"] for row in outcomes) == figures["tokens"]["total"]
+    assert sum(row["tokens"] for row in outcomes) == figures["tokens"]
     assert {row.pop("operator"): row for row in counts} == figures["by_intervention"]
 
 
 def test_retry_alone_is_measured_with_the_same_tokens(demo: Demo) -> None:
     longest = 200  # an attempt that is under way is finished
-    retry, given = demo.figures["retry_alone"], demo.figures["tokens"]["recovery"]
+    retry, given = demo.figures["retry_alone"], demo.figures["recovery_tokens"]
     assert retry["rescued"] <= retry["attempts"]
     assert retry["tokens"] <= given + longest
     assert retry["tokens"] >= given or retry["rescued"] == demo.figures["failed"]
