@@ -18,6 +18,7 @@ import numpy as np
 from recov_graph import Budget, create_recovery_graph
 from recov_graph.batch import Batch, recovery_tokens, run_batch
 from recov_graph.budget import MeteredModel
+from recov_graph.graph import MAX_NEW_TOKENS, SAMPLES, TEMPERATURE
 from recov_graph.interventions import Failure, registered
 from recov_graph.models.embedded import EmbeddedPair, bundled_problems
 from recov_graph.problem import Problem
@@ -28,7 +29,6 @@ from recov_graph.trace import measure
 from recov_graph.verifiers import as_verifier, judge
 
 SEEDS = (0, 1, 2)
-TEMPERATURE, MAX_TOKENS, SAMPLES = 0.6, 160, 4
 BUDGET = Budget()
 # Passed or not and the tokens spent, of one attempt after the other, without end.
 Stream = Iterator[tuple[bool, int]]
@@ -72,14 +72,14 @@ def failed_problems(batch: Batch, pair: EmbeddedPair) -> list[Failed]:
     for problem, output in batch.failed:
         seed = output["attempts"][0]["seed"]
         rollouts = pair.sample(
-            problem.prompt, n=SAMPLES, temperature=TEMPERATURE, max_tokens=MAX_TOKENS, seed=seed
+            problem.prompt, n=SAMPLES, temperature=TEMPERATURE, max_tokens=MAX_NEW_TOKENS, seed=seed
         ).rollouts
         assert [r.text for r in rollouts] == [a["text"] for a in output["attempts"][:SAMPLES]]
         meter = MeteredModel(pair, Budget(), problem.id, {})
         named = {str(i): rollout for i, rollout in enumerate(rollouts)}
         scored = scored_rollouts(meter, problem.prompt, named)
         traces = [measure(rollout, TEMPERATURE) for rollout in scored.values()]
-        failure = Failure(problem, TEMPERATURE, MAX_TOKENS, 0, traces)
+        failure = Failure(problem, TEMPERATURE, MAX_NEW_TOKENS, 0, traces)
         found.append(Failed(problem, failure, meter.spent.tokens))
     return found
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from recov_graph.attempts import SAMPLE
 from recov_graph.baseline import RetryAlone, retry_alone
 from recov_graph.graph import CompiledGraph
 from recov_graph.models.base import Model
@@ -69,7 +70,7 @@ def compare_with_retry(batch: Batch, model: Model, verifier: Verifier, **setting
 
 def recovery_tokens(output: dict[str, Any]) -> int:
     """Tokens spent on one problem after its first samples: scoring, ancestor and attempts."""
-    first = sum(a["spent"] for a in output["attempts"] if a["operator"] == "sample")
+    first = sum(a["spent"] for a in output["attempts"] if a["operator"] == SAMPLE)
     return int(output["usage"]["tokens"] - first)
 
 
@@ -121,7 +122,7 @@ def _regime(outputs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _by_intervention(outputs: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
     table: dict[str, dict[str, int]] = {}
-    for attempt in (a for out in outputs for a in out["attempts"] if a["operator"] != "sample"):
+    for attempt in (a for out in outputs for a in out["attempts"] if a["operator"] != SAMPLE):
         row = table.setdefault(attempt["operator"], {"attempts": 0, "rescues": 0, "tokens": 0})
         row["attempts"] += 1
         row["rescues"] += attempt["verdict"] is not None and attempt["verdict"]["value"] == "passed"
@@ -147,6 +148,6 @@ def _regime_of(output: dict[str, Any]) -> str:
 
 
 def _first_failed(output: dict[str, Any]) -> bool:
-    first = [a["verdict"] for a in output["attempts"] if a["operator"] == "sample"]
+    first = [a["verdict"] for a in output["attempts"] if a["operator"] == SAMPLE]
     values = {verdict["value"] for verdict in first if verdict is not None}
     return "failed" in values and "passed" not in values

@@ -184,12 +184,16 @@ def _run_batch(
     from recov_graph.batch import compare_with_retry, run_batch, summary
     from recov_graph.budget import Budget
     from recov_graph.console import plain, print_summary, progress
-    from recov_graph.graph import create_recovery_graph
+    from recov_graph.graph import MAX_NEW_TOKENS, TEMPERATURE, create_recovery_graph
     from recov_graph.models import as_model
     from recov_graph.store import TraceStore, default_path
     from recov_graph.verifiers import as_verifier
 
-    settings: dict[str, Any] = {"temperature": 0.6, "max_new_tokens": 160, "seed": seed}
+    settings: dict[str, Any] = {
+        "temperature": TEMPERATURE,
+        "max_new_tokens": MAX_NEW_TOKENS,
+        "seed": seed,
+    }
     judge, pair = as_verifier(verifier), as_model(model)
     if json_out not in (None, "-"):
         _check_writable(Path(str(json_out)))

@@ -16,6 +16,7 @@ from rich.text import Text
 from recov_graph.batch import Batch
 from recov_graph.errors import StoreError
 from recov_graph.store import TraceStore
+from recov_graph.words import count
 
 Row = dict[str, Any]
 
@@ -80,7 +81,7 @@ def print_summary(figures: Row) -> None:
 
 def _headline(figures: Row) -> str:
     lines = [
-        f"{_plural(figures['problems'], 'problem')}: {figures['solved_first']} solved by the "
+        f"{count(figures['problems'], 'problem')}: {figures['solved_first']} solved by the "
         f"first samples, {figures['failed']} failed.",
     ]
     if figures["failed"]:
@@ -142,7 +143,7 @@ def print_run(store: TraceStore, run_id: str | None) -> None:
         )
     console.print(table)
     solved = sum(bool(row["solved"]) for row in problems)
-    console.print(f"{_plural(len(problems), 'problem')}, {solved} solved")
+    console.print(f"{count(len(problems), 'problem')}, {solved} solved")
 
 
 def print_problem(store: TraceStore, run_id: str | None, key: str) -> None:
@@ -196,10 +197,6 @@ def _console() -> Console:
     # Into a pipe nothing is cut: a line is as long as it has to be.
     width = None if sys.stdout.isatty() else 10_000
     return Console(highlight=False, markup=False, width=width)
-
-
-def _plural(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _number(value: int) -> str:

@@ -27,6 +27,10 @@ from recov_graph.state import RecoveryContext, RecoveryInput, RecoveryOutput, Re
 from recov_graph.store import TraceStore
 from recov_graph.verifiers import Verifier, as_verifier
 
+SAMPLES = 4
+TEMPERATURE = 0.6
+MAX_NEW_TOKENS = 160
+
 Graph = StateGraph[RecoveryState, RecoveryContext, RecoveryInput, RecoveryOutput]
 CompiledGraph = CompiledStateGraph[RecoveryState, RecoveryContext, RecoveryInput, RecoveryOutput]
 
@@ -39,9 +43,9 @@ def build_recovery_graph(
     interventions: Iterable[str | Intervention] | None = None,
     budget: Budget | None = None,
     store: TraceStore | str | Path | None = None,
-    samples: int = 4,
-    temperature: float = 0.6,
-    max_new_tokens: int = 160,
+    samples: int = SAMPLES,
+    temperature: float = TEMPERATURE,
+    max_new_tokens: int = MAX_NEW_TOKENS,
     seed: int | None = None,
     kind: str = "graph",
 ) -> Graph:

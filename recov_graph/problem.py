@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from recov_graph.errors import InvalidInputError, ProblemFileError
+from recov_graph.words import short
 
 
 class Problem(BaseModel):
@@ -57,12 +58,6 @@ def describe(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         return f"unknown field {place!r}"
     return f"field {place!r}: {first['msg']}, got {short(first['input'])}"
-
-
-def short(value: Any, limit: int = 80) -> str:
-    """A value as it would be typed, cut to a readable length."""
-    text = repr(value)
-    return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 def as_problem(value: Any) -> Problem:
@@ -128,13 +123,22 @@ def _utf8(raw: bytes) -> str:
         ) from None
 
 
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
+def strict_json(text: str) -> Any:
+    """The value of a JSON text; unlike Python's reader it refuses NaN and Infinity.
+
+    Raises:
+        ValueError: the text is not JSON.
+    """
+    return json.loads(text, parse_constant=_refuse)
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is not JSON")
 
 
 def _json_object(line: str) -> dict[str, Any]:
     try:
-        value = json.loads(line, parse_constant=_no_constant)
+        value = strict_json(line)
     except (ValueError, RecursionError) as error:
         raise InvalidInputError(f"not JSON ({error}): {short(line)}") from None
     if not isinstance(value, dict):

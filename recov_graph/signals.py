@@ -31,7 +31,7 @@ COVERAGE_FLOOR = 1e-8
 COLDEST, HOTTEST = 1e-3, 1e6  # temperatures outside lose all precision
 NEGLIGIBLE = -700.0  # log-probabilities below cannot move a coverage
 LEAST_LOGPROB = -1e6  # a listed token is never taken to be less likely than this
-CHUNK = 4096  # tokens handled at a time, so that the [chunk, K, K] comparison stays in the cache
+CHUNK = 4096  # tokens handled at a time: few calls of numpy, arrays that stay in the cache
 
 Floats = NDArray[np.float64]
 Ids = NDArray[np.integer[Any]]

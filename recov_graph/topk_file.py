@@ -15,9 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from recov_graph.errors import InvalidInputError, ProblemFileError
 from recov_graph.features import WINDOW, TraceFeatures, trace_features
-from recov_graph.problem import describe, short
+from recov_graph.problem import describe
 from recov_graph.rollout import PAD_ID, TopK
 from recov_graph.signals import TokenSignals, token_signals
+from recov_graph.words import short
 
 
 class Step(BaseModel):

@@ -19,6 +19,7 @@ MOST_LINES = 400
 LAYERS = (
     "version",
     "errors",
+    "words",
     "problem",
     "rollout",
     "signals",

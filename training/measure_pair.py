@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from recov_graph.features import FEATURES, problem_features
+from recov_graph.graph import MAX_NEW_TOKENS, SAMPLES, TEMPERATURE
 from recov_graph.interventions import Failure, registered
 from recov_graph.models.embedded import PAIR, EmbeddedPair
 from recov_graph.problem import Problem
@@ -34,9 +35,6 @@ from recov_graph.trace import measure
 from recov_graph.verifiers import as_verifier, judge
 from training.tasks import KINDS, draw
 
-TEMPERATURE = 0.6
-MAX_TOKENS = 160
-SAMPLES = 4
 STOP_BELOW = 0.05
 ATTEMPTS = 32  # per operator and failed problem
 
@@ -87,7 +85,7 @@ def measured(problem: Problem) -> dict[str, Any]:
     def sample(model: EmbeddedPair, n: int, position: int) -> list[Rollout]:
         seed = call_seed(7, problem.id + problem.prompt, position)
         return model.sample(
-            problem.prompt, n=n, temperature=TEMPERATURE, max_tokens=MAX_TOKENS, seed=seed
+            problem.prompt, n=n, temperature=TEMPERATURE, max_tokens=MAX_NEW_TOKENS, seed=seed
         ).rollouts
 
     first = sample(pair, SAMPLES, 0)
@@ -112,7 +110,7 @@ def measured(problem: Problem) -> dict[str, Any]:
         outcomes = []
         for i in range(ATTEMPTS):
             seed = call_seed(8, f"{problem.id}{problem.prompt}{name}", i)
-            failure = Failure(problem, TEMPERATURE, MAX_TOKENS, seed, traces, focus=i)
+            failure = Failure(problem, TEMPERATURE, MAX_NEW_TOKENS, seed, traces, focus=i)
             outcomes.append(passes(intervention.apply(failure, pair).rollout))
         row["outcomes"][name] = outcomes
     rates = {name: float(np.mean(outcomes)) for name, outcomes in row["outcomes"].items()}

@@ -9,7 +9,7 @@ import numpy as np
 
 from recov_graph.errors import InvalidInputError
 from recov_graph.interventions.base import Attempt, Failure, Lengths
-from recov_graph.interventions.mixing import ALPHA, Mode, draw_token, mix
+from recov_graph.interventions.mixing import ALPHA, Mode, checked_alpha, draw_token, mix
 from recov_graph.interventions.walk import walk
 from recov_graph.models.base import Capability, Model
 from recov_graph.rollout import TopK
@@ -27,11 +27,9 @@ class DenseSteer:
     needs = frozenset({Capability.STEP})
 
     def __init__(self, *, alpha: float = ALPHA, mode: Mode = "path") -> None:
-        if not 0 < alpha < 1:
-            raise InvalidInputError(f"alpha is {alpha!r}; it must be between 0 and 1")
         if mode not in ("path", "cov"):
             raise InvalidInputError(f"mode is {mode!r}; it must be 'path' or 'cov'")
-        self.alpha = alpha
+        self.alpha = checked_alpha(alpha)
         self.mode: Mode = mode
 
     def expected_cost(self, lengths: Lengths) -> int:

@@ -10,9 +10,9 @@ import numpy as np
 from recov_graph.errors import InvalidInputError
 from recov_graph.interventions.base import Attempt, Failure, Lengths
 from recov_graph.interventions.mixing import draw_token
-from recov_graph.interventions.online import Anchor, check_anchor, on_pressure, steer_online
+from recov_graph.interventions.online import Anchor, needs_of, on_pressure, steer_online
 from recov_graph.interventions.replay import go_on
-from recov_graph.models.base import Capability, Model
+from recov_graph.models.base import Model
 from recov_graph.rollout import TopK
 from recov_graph.signals import TokenSignals
 
@@ -33,7 +33,7 @@ class LocalTemp:
     def __init__(
         self, *, anchor: Anchor = "replay", temperature: float = 1.5, window: int = 1
     ) -> None:
-        check_anchor(anchor)
+        self.needs = needs_of(anchor)
         if not temperature > 0:
             raise InvalidInputError(f"temperature is {temperature!r}; it must be above 0")
         if window < 1:
@@ -41,8 +41,6 @@ class LocalTemp:
         self.anchor = anchor
         self.temperature = temperature
         self.window = window
-        access = Capability.CONTINUE if anchor == "replay" else Capability.STEP
-        self.needs = frozenset({access, Capability.SCORE})
 
     def expected_cost(self, lengths: Lengths) -> int:
         """The prompt read twice, as is the prefix, half a completion; or both models walking."""

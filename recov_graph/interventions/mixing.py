@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from recov_graph.errors import InvalidInputError
 from recov_graph.rollout import PAD_ID, TopK
 from recov_graph.signals import UNLISTED, TokenSignals
 
@@ -30,6 +31,13 @@ def mix(specialist: TopK, ancestor: TopK, *, alpha: float = ALPHA, mode: Mode = 
         mixed = np.logaddexp(np.log(alpha) + l_s, np.log1p(-alpha) + l_a)
     mixed -= np.logaddexp.reduce(mixed)
     return TopK(ids[None], mixed[None])
+
+
+def checked_alpha(alpha: float) -> float:
+    """The weight, refused where it leaves no mixture."""
+    if not 0 < alpha < 1:
+        raise InvalidInputError(f"alpha is {alpha!r}; it must be between 0 and 1")
+    return alpha
 
 
 def mode_at(signals: TokenSignals, position: int) -> Mode:

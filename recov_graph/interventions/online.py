@@ -15,7 +15,7 @@ from recov_graph.interventions.base import Attempt, Failure
 from recov_graph.interventions.mixing import draw_token, likeliest
 from recov_graph.interventions.replay import Continuation
 from recov_graph.interventions.walk import walk
-from recov_graph.models.base import Model
+from recov_graph.models.base import Capability, Model
 from recov_graph.rollout import TopK
 from recov_graph.signals import TokenSignals, token_signals
 
@@ -28,10 +28,12 @@ Fires = Callable[[int, TokenSignals], bool]
 Act = Callable[[TopK, TopK, TokenSignals, np.random.Generator], int]
 
 
-def check_anchor(anchor: str) -> None:
-    """Refuse an anchor that does not exist."""
+def needs_of(anchor: Anchor) -> frozenset[Capability]:
+    """What a repair needs of a model; an anchor that does not exist is refused."""
     if anchor not in get_args(Anchor):
         raise InvalidInputError(f"anchor is {anchor!r}; it must be 'replay' or 'online'")
+    access = Capability.CONTINUE if anchor == "replay" else Capability.STEP
+    return frozenset({access, Capability.SCORE})
 
 
 def on_pressure(failure: Failure, warm_up: int = WARM_UP) -> Fires:

@@ -11,10 +11,10 @@ import numpy as np
 
 from recov_graph.errors import InvalidInputError
 from recov_graph.interventions.base import Attempt, Failure, Lengths
-from recov_graph.interventions.mixing import ALPHA, likeliest, mix, mode_at, row
-from recov_graph.interventions.online import Anchor, Fires, check_anchor, on_pressure, steer_online
+from recov_graph.interventions.mixing import ALPHA, checked_alpha, likeliest, mix, mode_at, row
+from recov_graph.interventions.online import Anchor, Fires, needs_of, on_pressure, steer_online
 from recov_graph.interventions.replay import Continuation, go_on, with_token
-from recov_graph.models.base import Capability, Model
+from recov_graph.models.base import Model
 from recov_graph.rollout import TopK
 from recov_graph.signals import TokenSignals
 
@@ -39,18 +39,14 @@ class SparseSteer:
         alpha: float = ALPHA,
         continuation: Continuation = "temperature",
     ) -> None:
-        check_anchor(anchor)
-        if not 0 < alpha < 1:
-            raise InvalidInputError(f"alpha is {alpha!r}; it must be between 0 and 1")
+        self.needs = needs_of(anchor)
         if continuation not in get_args(Continuation):
             raise InvalidInputError(
                 f"continuation is {continuation!r}; it must be 'temperature' or 'greedy'"
             )
         self.anchor = anchor
-        self.alpha = alpha
+        self.alpha = checked_alpha(alpha)
         self.continuation: Continuation = continuation
-        access = Capability.CONTINUE if anchor == "replay" else Capability.STEP
-        self.needs = frozenset({access, Capability.SCORE})
 
     def expected_cost(self, lengths: Lengths) -> int:
         """Prompt and prefix read, the rest written; twice that where both models walk along."""

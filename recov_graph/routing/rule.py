@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from recov_graph.features import FEATURES
 from recov_graph.routing.decision import Candidate, Decision, Evidence, Regime
 from recov_graph.routing.policy import Policy, Rescue, default_policy
+from recov_graph.words import count
 
 LEAST_SD = 1e-9  # a feature that never varied says nothing
 FORESEEN = 64  # attempts looked ahead when judging whether to go on
@@ -54,7 +55,7 @@ class RuleRouter:
         costs = {name: cost for name, cost in evidence.costs.items() if cost <= left}
         evidence = replace(evidence, costs=costs)
         by_feature = self._by_feature(evidence)
-        standing_out = [signed.operator for signed in by_feature if signed.z > 0]
+        standing_out = [signed for signed in by_feature if signed.z > 0]
         regime: Regime = "steerable_hard" if standing_out else "sampling"
         if not costs:
             return Decision(None, regime, 1.0, 0.0, (), "no operator fits the tokens left")
@@ -68,23 +69,23 @@ class RuleRouter:
         chance = self._any_rescue(evidence, standing_out, failures)
         if chance < self.policy.stop_below or evidence.attempts_left < 1:
             reason = (
-                f"{_count(evidence.failed_samples, 'sample')} and "
-                f"{_count(len(evidence.tried), 'intervention')} failed; the chance of a rescue in "
-                f"{_count(evidence.attempts_left, 'more attempt')} is {chance:.1%}, "
+                f"{count(evidence.failed_samples, 'sample')} and "
+                f"{count(len(evidence.tried), 'intervention')} failed; the chance of a rescue in "
+                f"{count(evidence.attempts_left, 'more attempt')} is {chance:.1%}, "
                 f"under {self.policy.stop_below:.1%}: stop"
             )
             return Decision(None, "out_of_reach", 1.0, chance, candidates, reason)
         best = candidates[0]
-        reason = self._reason(best, by_feature, failures, evidence)
+        reason = self._reason(best, standing_out, failures, evidence)
         return Decision(best.operator, regime, 1.0, best.expected_rescue, candidates, reason)
 
     def _by_feature(self, evidence: Evidence) -> list[_Signed]:
         """The rule's operators by the z-score of their feature, the largest first."""
         if evidence.features is None:
             return []
-        moments, count = self.policy.moments(evidence.model, evidence.task)
-        among = f"{count} stored failures of this cell"
-        if count == 0:
+        moments, stored = self.policy.moments(evidence.model, evidence.task)
+        among = f"{stored} stored failures of this cell"
+        if stored == 0:
             everyone = self.policy.population[FEATURES[0]].count
             among = f"{everyone} stored failures of other cells"
         signed = []
@@ -107,12 +108,11 @@ class RuleRouter:
         return failures
 
     def _order(
-        self, standing_out: Sequence[str], failures: Counter[str], costs: Mapping[str, int]
+        self, standing_out: Sequence[_Signed], failures: Counter[str], costs: Mapping[str, int]
     ) -> list[str]:
         """Untried operators whose feature stands out, by z; then all by rescue for their cost."""
-        first = [
-            name for name in dict.fromkeys(standing_out) if name in costs and not failures[name]
-        ]
+        names = dict.fromkeys(signed.operator for signed in standing_out)
+        first = [name for name in names if name in costs and not failures[name]]
         rest = sorted(
             (name for name in costs if name not in first),
             key=lambda name: -self._rescue(name, failures) / max(1, costs[name]),
@@ -131,7 +131,7 @@ class RuleRouter:
         return min(rescue.after(weighed) for rescue in known or [UNKNOWN])
 
     def _any_rescue(
-        self, evidence: Evidence, standing_out: Sequence[str], failures: Counter[str]
+        self, evidence: Evidence, standing_out: Sequence[_Signed], failures: Counter[str]
     ) -> float:
         """The chance that one of the attempts left passes, moving down the ranking in turn."""
         failures, left = failures.copy(), evidence.tokens_left
@@ -149,13 +149,12 @@ class RuleRouter:
     def _reason(
         self,
         best: Candidate,
-        by_feature: Sequence[_Signed],
+        standing_out: Sequence[_Signed],
         failures: Counter[str],
         evidence: Evidence,
     ) -> str:
         failed = ", ".join(dict.fromkeys(evidence.tried))
         after = f"{failed} failed; " if failed else ""
-        standing_out = [signed for signed in by_feature if signed.z > 0]
         for signed in standing_out:
             if signed.operator == best.operator and not failures[best.operator]:
                 return after + signed.reason
@@ -166,7 +165,3 @@ class RuleRouter:
             f"{after}{why}: {best.operator} has the best expected rescue for its cost, "
             f"{best.expected_rescue:.1%} for {best.expected_cost} tokens"
         )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

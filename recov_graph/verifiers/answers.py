@@ -26,8 +26,8 @@ from recov_graph.verifiers.verdict import (
     Verdict,
     Verifier,
     positive,
-    short,
 )
+from recov_graph.words import cut, short
 
 # Digits glued to a letter ("m2", "H2O") are no numbers; a sign right after a digit, a letter or a
 # bracket is an operator or a dash.
@@ -71,7 +71,7 @@ def exact(
             return Verdict("failed", explanation="no answer found in the output")
         if plain(found) == plain(wanted):
             return Verdict("passed", answer=found, explanation="equals the answer")
-        return Verdict("failed", answer=found, explanation=f"expected {short(repr(wanted))}")
+        return Verdict("failed", answer=found, explanation=f"expected {short(wanted)}")
 
     return Check("exact", check)
 
@@ -106,7 +106,7 @@ def numeric(
             value = Decimal(repr(float(value)))
         if _close(value, wanted, absolute, share):
             return Verdict("passed", answer=written, explanation="equals the answer")
-        return Verdict("failed", answer=written, explanation=f"expected {short(str(wanted))}")
+        return Verdict("failed", answer=written, explanation=f"expected {cut(str(wanted))}")
 
     return Check("numeric", check)
 
@@ -130,7 +130,7 @@ def _reference(answer: Any) -> Decimal:
         value = Decimal(repr(float(answer)))
     if value is None:
         raise UnscorableError(
-            f"the problem's answer {short(repr(answer))} is not a number to compare with"
+            f"the problem's answer {short(answer)} is not a number to compare with"
         )
     return value
 
@@ -173,14 +173,14 @@ def regex(*, pattern: str | None = None, full: bool = False, seconds: float = 1.
         match = search(wanted, text, seconds=seconds, full=full)
         if match:
             return Verdict("passed", answer=match.group(), explanation="the pattern matches")
-        return Verdict("failed", explanation=f"no match of {short(repr(wanted.pattern))}")
+        return Verdict("failed", explanation=f"no match of {short(wanted.pattern)}")
 
     return Check("regex", check)
 
 
 def _answer_pattern(answer: Any) -> Pattern[str]:
     if not isinstance(answer, str):
-        raise UnscorableError(f"the problem's answer {short(repr(answer))} is not a pattern")
+        raise UnscorableError(f"the problem's answer {short(answer)} is not a pattern")
     try:
         return checked_pattern(answer, "answer")
     except InvalidInputError as error:

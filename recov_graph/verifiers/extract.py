@@ -13,7 +13,8 @@ from langgraph.errors import GraphBubbleUp
 from regex import Match, Pattern
 
 from recov_graph.errors import InvalidInputError
-from recov_graph.verifiers.verdict import UnscorableError, describe, short
+from recov_graph.verifiers.verdict import UnscorableError, describe
+from recov_graph.words import short
 
 Extract = Callable[[str], str | None]
 
@@ -126,7 +127,7 @@ def checked_pattern(source: str, option: str) -> Pattern[str]:
         return engine.compile(source)
     except (engine.error, TypeError, ValueError, RecursionError) as error:
         raise InvalidInputError(
-            f"{option}={short(repr(source))} is not a regular expression: {error}"
+            f"{option}={short(source)} is not a regular expression: {error}"
         ) from None
 
 
@@ -150,7 +151,7 @@ def too_slow_is_unscorable(pattern: Pattern[str], seconds: float) -> Iterator[No
         yield
     except TimeoutError:
         raise UnscorableError(
-            f"the pattern {short(repr(pattern.pattern))} took more than {seconds:g} s"
+            f"the pattern {short(pattern.pattern)} took more than {seconds:g} s"
         ) from None
 
 

@@ -16,8 +16,8 @@ from recov_graph.verifiers.verdict import (
     Verdict,
     Verifier,
     describe,
-    short,
 )
+from recov_graph.words import short
 
 LEGAL = "legal are fn(problem, text) and fn(text), with defaults for anything else"
 
@@ -57,7 +57,7 @@ def function(
 
 def _takes_problem(fn: Callable[..., Any], name: str) -> bool:
     if not callable(fn):
-        raise InvalidInputError(f"{short(repr(fn))} is not callable; {LEGAL}")
+        raise InvalidInputError(f"{short(fn)} is not callable; {LEGAL}")
     if isinstance(fn, type):
         raise InvalidInputError(f"{name} is a class; hand over an object of it: {LEGAL}")
     if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(type(fn).__call__):

@@ -16,7 +16,8 @@ from recov_graph.verifiers.answers import exact, numeric, regex
 from recov_graph.verifiers.functions import function
 from recov_graph.verifiers.programs import python_test
 from recov_graph.verifiers.schema import json_schema
-from recov_graph.verifiers.verdict import Verifier, describe, short
+from recov_graph.verifiers.verdict import Verifier, describe
+from recov_graph.words import short
 
 
 def python(*, path: str) -> Verifier:
@@ -69,7 +70,7 @@ def _from_object(value: Any) -> Verifier:
     if callable(value):
         return function(value)
     raise InvalidInputError(
-        f"{short(repr(value))} is not a verifier; legal are a verifier, a function and a name: "
+        f"{short(value)} is not a verifier; legal are a verifier, a function and a name: "
         f"{', '.join(VERIFIERS)}"
     )
 

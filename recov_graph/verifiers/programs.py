@@ -24,8 +24,8 @@ from recov_graph.verifiers.verdict import (
     Verdict,
     Verifier,
     positive,
-    short,
 )
+from recov_graph.words import short
 
 PROGRAM = Path(__file__).with_name("run_tests.py")
 FILE_BYTES = 10_000_000
@@ -71,7 +71,7 @@ def python_test(
     def check(problem: Problem, text: str) -> Verdict:
         source = problem.answer if tests is None else tests
         if not isinstance(source, str) or not source.strip():
-            raise UnscorableError(f"the problem's answer {short(repr(source))} is not test code")
+            raise UnscorableError(f"the problem's answer {short(source)} is not test code")
         code = fenced_block(text, ("python", "py", "python3"))
         code = text if code is None else code
         token = secrets.token_hex(16)
@@ -91,7 +91,7 @@ def _refuse_broken(tests: str) -> None:
     try:
         compile(tests, "<tests>", "exec", dont_inherit=True)
     except (SyntaxError, TypeError, ValueError) as error:
-        raise InvalidInputError(f"tests={short(repr(tests))} is not Python: {error}") from None
+        raise InvalidInputError(f"tests={short(tests)} is not Python: {error}") from None
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from jsonschema import Draft202012Validator
@@ -12,7 +11,7 @@ from jsonschema.validators import validator_for
 from referencing.jsonschema import EMPTY_REGISTRY
 
 from recov_graph.errors import InvalidInputError
-from recov_graph.problem import Problem
+from recov_graph.problem import Problem, strict_json
 from recov_graph.verifiers.extract import fenced_block
 from recov_graph.verifiers.verdict import (
     Check,
@@ -20,8 +19,8 @@ from recov_graph.verifiers.verdict import (
     Verdict,
     Verifier,
     describe,
-    short,
 )
+from recov_graph.words import cut, short
 
 
 def json_schema(*, schema: dict[str, Any] | None = None) -> Verifier:
@@ -51,7 +50,7 @@ def json_schema(*, schema: dict[str, Any] | None = None) -> Verifier:
             raise UnscorableError(f"the schema cannot be applied: {describe(error)}") from error
         if fault is None:
             return Verdict("passed", answer=source, explanation="fits the schema")
-        reason = f"{fault.json_path}: {short(fault.message, 300)}"
+        reason = f"{fault.json_path}: {cut(fault.message, 300)}"
         return Verdict("failed", answer=source, explanation=reason)
 
     return Check("json_schema", check)
@@ -59,13 +58,13 @@ def json_schema(*, schema: dict[str, Any] | None = None) -> Verifier:
 
 def _validator(schema: Any) -> Validator:
     if not isinstance(schema, dict):
-        raise InvalidInputError(f"schema {short(repr(schema))}; a JSON schema is an object")
+        raise InvalidInputError(f"schema {short(schema)}; a JSON schema is an object")
     kind = validator_for(schema, default=Draft202012Validator)
     try:
         kind.check_schema(schema)
     except SchemaError as error:
         raise InvalidInputError(
-            f"not a JSON schema: {error.json_path}: {short(error.message, 300)}"
+            f"not a JSON schema: {error.json_path}: {cut(error.message, 300)}"
         ) from None
     # Without a registry given, jsonschema would fetch references that it does not know.
     return kind(schema, registry=EMPTY_REGISTRY)
@@ -81,17 +80,9 @@ def _answer_validator(answer: Any) -> Validator:
 def _parse(text: str) -> tuple[str, Any]:
     """The JSON text within the output and its value; a complaint is about the likelier part."""
     try:
-        return text.strip(), _loads(text)
+        return text.strip(), strict_json(text)
     except ValueError:
         block = fenced_block(text, ("json",))
         if block is None:
             raise
-        return block.strip(), _loads(block)
-
-
-def _loads(text: str) -> Any:
-    return json.loads(text, parse_constant=_refuse)
-
-
-def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is not JSON")
+        return block.strip(), strict_json(block)

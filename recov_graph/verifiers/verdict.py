@@ -14,6 +14,7 @@ from langgraph.errors import GraphBubbleUp
 
 from recov_graph.errors import InvalidInputError
 from recov_graph.problem import Problem
+from recov_graph.words import cut
 
 Outcome = Literal["passed", "failed", "unscored"]
 
@@ -121,7 +122,7 @@ def judge(verifier: Verifier, problem: Problem, text: str) -> Verdict:
 
 def describe(error: Exception) -> str:
     """Type and message of an exception; never raises, even where its `__str__` does."""
-    return short("".join(traceback.format_exception_only(error)).strip(), 500)
+    return cut("".join(traceback.format_exception_only(error)).strip(), 500)
 
 
 def positive(option: str, value: float) -> float:
@@ -133,8 +134,3 @@ def positive(option: str, value: float) -> float:
     if isinstance(value, numbers.Real) and 0 < value < math.inf:
         return value
     raise InvalidInputError(f"{option}={value!r}; legal is a number greater than 0")
-
-
-def short(text: str, limit: int = 80) -> str:
-    """The text, cut to `limit` characters."""
-    return text if len(text) <= limit else f"{text[: limit - 3]}..."

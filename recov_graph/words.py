@@ -1,0 +1,20 @@
+"""Numbers and values in words, for messages to people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def count(number: int, noun: str) -> str:
+    """A number with its noun, in the plural where it is one: "1 problem", "2,000 problems"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def cut(text: str, limit: int = 80) -> str:
+    """The text, cut to `limit` characters."""
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def short(value: Any, limit: int = 80) -> str:
+    """A value as it would be typed, cut to `limit` characters."""
+    return cut(repr(value), limit)
