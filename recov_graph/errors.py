@@ -27,5 +27,9 @@ class PolicyError(RecovGraphError):
     """A policy file is damaged, of a newer version, or does not fit."""
 
 
+class TapeError(RecovGraphError):
+    """A tape or a file of recorded outcomes cannot be used."""
+
+
 class StoreError(RecovGraphError):
     """The trace store cannot be opened, read or written."""

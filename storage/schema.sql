@@ -110,7 +110,7 @@ CREATE TABLE "decisions" (
    "policy" TEXT NOT NULL,
    "policy_hash" TEXT NOT NULL,
    "created_at" TEXT NOT NULL
-) STRICT;
+, "attempts_left" INTEGER, "tokens_left" REAL) STRICT;
 CREATE INDEX "idx_decisions_problem_id"
     ON "decisions" ("problem_id");
 CREATE TABLE "interventions" (
@@ -123,3 +123,35 @@ CREATE TABLE "interventions" (
 ) STRICT;
 CREATE INDEX "idx_interventions_decision_id"
     ON "interventions" ("decision_id");
+CREATE TABLE "profiles" (
+   "id" TEXT PRIMARY KEY NOT NULL REFERENCES "problems"("id"),
+   "failed_samples" INTEGER,
+   "spread" REAL,
+   "concentration" REAL,
+   "logit_dispersion" REAL,
+   "feature_version" INTEGER NOT NULL,
+   "prompt_tokens" INTEGER,
+   "completion_tokens" INTEGER,
+   "scoring_tokens" INTEGER
+) STRICT;
+CREATE TABLE "tallies" (
+   "id" TEXT PRIMARY KEY NOT NULL,
+   "problem_id" TEXT NOT NULL REFERENCES "problems"("id"),
+   "operator" TEXT NOT NULL,
+   "passed" REAL NOT NULL,
+   "attempts" REAL NOT NULL,
+   "tokens" REAL
+) STRICT;
+CREATE INDEX "idx_tallies_problem_id"
+    ON "tallies" ("problem_id");
+CREATE TABLE "tape" (
+   "id" TEXT PRIMARY KEY NOT NULL,
+   "problem_id" TEXT NOT NULL REFERENCES "problems"("id"),
+   "operator" TEXT NOT NULL,
+   "position" INTEGER NOT NULL,
+   "seed" INTEGER NOT NULL,
+   "passed" INTEGER NOT NULL,
+   "tokens" INTEGER NOT NULL
+) STRICT;
+CREATE INDEX "idx_tape_problem_id"
+    ON "tape" ("problem_id");

@@ -15,6 +15,7 @@ import argparse
 import json
 import random
 from collections import Counter
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from datetime import date
 from pathlib import Path
@@ -48,12 +49,16 @@ BUNDLED: dict[str, tuple[int, ...]] = {
 }
 
 
-def problems(rng: random.Random, exclude: frozenset[str]) -> list[Problem]:
-    """Reserved problems in the bundled proportions, none twice and none excluded."""
+def problems(
+    rng: random.Random,
+    exclude: frozenset[str],
+    levels: Mapping[str, tuple[int, ...]] = BUNDLED,
+) -> list[Problem]:
+    """Reserved problems in the given numbers by kind and level, none twice and none excluded."""
     drawn: list[Problem] = []
     seen = set(exclude)
     for kind in KINDS:
-        for level, count in enumerate(BUNDLED[kind], start=1):
+        for level, count in enumerate(levels[kind], start=1):
             wanted, tries = count, 0
             while wanted and tries < 5000:
                 tries += 1

@@ -20,7 +20,7 @@ from recov_graph.features import FEATURES
 from recov_graph.problem import describe
 from recov_graph.signals import FEATURE_VERSION
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 ROUTER_VERSION = 1
 DEFAULT = Path(__file__).parent / "default_policy.json"
 
@@ -60,6 +60,83 @@ class Rescue(_Part):
         return self.alpha / (self.alpha + self.beta + failures)
 
 
+class Window(_Part):
+    """When the first and the last of the failures were stored that a policy was fitted on."""
+
+    first: str
+    last: str
+
+
+class Counts(_Part):
+    """What a policy was fitted on."""
+
+    problems: int = Field(ge=0)
+    attempts: float = Field(ge=0)
+    rescues: float = Field(ge=0)
+
+
+class Covariates(_Part):
+    """How what is known before the first intervention tells the hardness of a failure.
+
+    Hardness is the log-odds of a rescue: `intercept`, the cell's own part, and a coefficient for
+    each feature's z-score and for the log-odds of the share of samples that failed.
+    """
+
+    intercept: float
+    cells: dict[str, float] = Field(default_factory=dict)
+    coefficients: dict[str, float]
+    sampled: dict[str, int] = Field(default_factory=dict)
+
+
+class Posterior(_Part):
+    """Types of failure, learned from stored outcomes: a mixture over what operators rescue.
+
+    Attributes:
+        operators: names, in the order of the columns of `rescue`.
+        rescue: for each type, the probability that an attempt of each operator passes.
+        weights: the share of each type among all stored failures.
+        cells: the same by cell, sparse: type to share; a cell not in here has `weights`.
+        hardness: where each type lies on the scale of `covariates`.
+        bandwidth: how far from there failures of that type spread, as a standard deviation.
+        covariates: how hardness is told before anything was tried.
+        informed: whether covariates also say which operator to choose, not only how hard it is.
+        measure: whether the features pay for being measured before the first choice.
+        failures: stored failures by cell: how far to trust them against the cold-start rule.
+        tokens: what an attempt of each operator cost, relative to what was expected of it.
+        explore: the share of choices made at random, so that policies can be compared from logs.
+    """
+
+    operators: list[str] = Field(min_length=1)
+    rescue: list[list[float]] = Field(min_length=1)
+    weights: list[float]
+    cells: dict[str, dict[int, float]] = Field(default_factory=dict)
+    hardness: list[float]
+    bandwidth: float = Field(gt=0)
+    covariates: Covariates
+    informed: bool
+    measure: bool
+    failures: dict[str, int]
+    tokens: dict[str, float] = Field(default_factory=dict)
+    explore: float = Field(default=0.05, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _shapes_agree(self) -> Posterior:
+        types = len(self.rescue)
+        for name, length in (("weights", len(self.weights)), ("hardness", len(self.hardness))):
+            if length != types:
+                raise ValueError(f"{name} has {length} numbers for {types} types")
+        if any(len(row) != len(self.operators) for row in self.rescue):
+            raise ValueError(f"every type of rescue must have {len(self.operators)} numbers")
+        if any(not 0 < p < 1 for row in self.rescue for p in row):
+            raise ValueError("rescue must lie strictly between 0 and 1")
+        if any(w < 0 for w in self.weights) or sum(self.weights) <= 0:
+            raise ValueError("weights must be at least 0 and not all 0")
+        for cell, shares in self.cells.items():
+            if any(not 0 <= index < types or share < 0 for index, share in shares.items()):
+                raise ValueError(f"cell {cell!r} names a type that does not exist")
+        return self
+
+
 class Policy(_Part):
     """A validated policy; see the module's docstring.
 
@@ -68,9 +145,13 @@ class Policy(_Part):
         failed_samples: failed plain rollouts after which `rescue` was measured.
         carry_over: how much a failure with one operator counts against another, 0 to 1.
         stop_below: the chance of any rescue in the attempts left under which to stop.
+        code_version: of the package that fitted it.
+        window: when the failures it was fitted on were stored.
+        counts: how many they were.
+        posterior: what was learned from them; None for a policy of the cold-start rule alone.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 2
     name: str = Field(min_length=1)
     created: str
     source: str
@@ -84,6 +165,10 @@ class Policy(_Part):
     carry_over: float = Field(default=0.0, ge=0, le=1)
     failed_samples: int = Field(default=4, ge=0)
     stop_below: float = Field(ge=0, le=1)
+    code_version: str | None = None
+    window: Window | None = None
+    counts: Counts | None = None
+    posterior: Posterior | None = None
 
     @model_validator(mode="after")
     def _features_are_known(self) -> Policy:
@@ -98,7 +183,7 @@ class Policy(_Part):
     @property
     def content_hash(self) -> str:
         """The first 16 hex digits of the SHA-256 of everything the policy says."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        text = json.dumps(self._as_data(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def moments(self, model: str, task: str) -> tuple[dict[str, Moments], int]:
@@ -115,8 +200,12 @@ class Policy(_Part):
 
     def save(self, path: str | Path) -> None:
         """Write the policy with its content hash."""
-        data = {**self.model_dump(mode="json"), "content_hash": self.content_hash}
+        data = {**self._as_data(), "content_hash": self.content_hash}
         Path(path).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+
+    def _as_data(self) -> dict[str, Any]:
+        # Without what is not there: a file of an earlier version keeps its hash.
+        return self.model_dump(mode="json", exclude_none=True)
 
 
 def cell_name(model: str, task: str) -> str:

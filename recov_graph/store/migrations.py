@@ -191,3 +191,63 @@ def m001_traces(db: Database) -> None:
         optional=("details",),
         references=(("id", "rollouts"), ("decision_id", "decisions")),
     )
+
+
+@migrations()
+def m002_learning(db: Database) -> None:
+    # What a decision was allowed, so that another router can be asked the same question later.
+    for column, kind in (("attempts_left", int), ("tokens_left", float)):
+        db.table("decisions").add_column(column, kind)
+    _create(
+        db,
+        "profiles",
+        {
+            "id": str,
+            "failed_samples": int,
+            "spread": float,
+            "concentration": float,
+            "logit_dispersion": float,
+            "feature_version": int,
+            "prompt_tokens": int,
+            "completion_tokens": int,
+            "scoring_tokens": int,
+        },
+        optional=(
+            "failed_samples",
+            "spread",
+            "concentration",
+            "logit_dispersion",
+            "prompt_tokens",
+            "completion_tokens",
+            "scoring_tokens",
+        ),
+        references=(("id", "problems"),),
+    )
+    _create(
+        db,
+        "tallies",
+        {
+            "id": str,
+            "problem_id": str,
+            "operator": str,
+            "passed": float,
+            "attempts": float,
+            "tokens": float,
+        },
+        optional=("tokens",),
+        references=(("problem_id", "problems"),),
+    )
+    _create(
+        db,
+        "tape",
+        {
+            "id": str,
+            "problem_id": str,
+            "operator": str,
+            "position": int,
+            "seed": int,
+            "passed": int,
+            "tokens": int,
+        },
+        references=(("problem_id", "problems"),),
+    )

@@ -1,46 +1,27 @@
-"""The command line. Heavy imports happen inside the commands, so that --help is quick."""
+"""`demo` and `run`: problems through the graph."""
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from recov_graph.errors import RecovGraphError
-from recov_graph.version import __version__
+from recov_graph.cli.options import (
+    check_writable,
+    db_option,
+    json_option,
+    seed_option,
+    store_text_option,
+)
 
 if TYPE_CHECKING:
     from recov_graph.problem import Problem
 
-DB_HELP = "Trace store; default: $RECOV_GRAPH_DB, storage/traces.db in a checkout, else user data."
 
-db_option = click.option("--db", type=click.Path(path_type=Path), help=DB_HELP)
-json_option = click.option(
-    "--json", "json_out", metavar="OUT|-", help="Write the figures as JSON to a file or stdout."
-)
-seed_option = click.option(
-    "--seed", type=click.IntRange(-(2**63), 2**63 - 1), default=0, show_default=True
-)
-store_text_option = click.option(
-    "--store-text",
-    type=click.Choice(["full", "hash", "none"]),
-    default="full",
-    show_default=True,
-    help="Whether prompts, answers and outputs reach the trace store.",
-)
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="recov-graph")
-def cli() -> None:
-    """Route failed LLM attempts to the intervention that can rescue them, or stop."""
-
-
-@cli.command()
+@click.command()
 @click.option(
     "--problems",
     type=click.IntRange(1),
@@ -74,7 +55,7 @@ def demo(problems: int, seed: int, db: Path | None, store_text: str, json_out: s
     )
 
 
-@cli.command()
+@click.command()
 @click.argument("problems", type=click.Path(path_type=Path), metavar="PROBLEMS.jsonl")
 @click.option(
     "--verifier",
@@ -136,37 +117,6 @@ def run(
     )
 
 
-@cli.command()
-@click.argument("run_id", metavar="[RUN]", required=False)
-@click.option("--problem", help="A problem's id: show its decisions and attempts.")
-@db_option
-def show(run_id: str | None, problem: str | None, db: Path | None) -> None:
-    """Show a stored run, by default the latest, or one problem of it."""
-    from recov_graph.console import print_problem, print_run
-    from recov_graph.errors import StoreError
-    from recov_graph.store import TraceStore, default_path
-
-    path = db or default_path()
-    if not path.is_file():
-        raise StoreError(f"no trace store at {path}; run `recov-graph demo` first or name one")
-    with TraceStore(path) as store:
-        if problem is None:
-            print_run(store, run_id)
-        else:
-            print_problem(store, run_id, problem)
-
-
-@cli.command()
-@click.argument("traces", type=click.File("r", encoding="utf-8"), metavar="TRACES.jsonl|-")
-@click.option("--signals", is_flag=True, help="Print every token's signals too.")
-def features(traces: Any, signals: bool) -> None:
-    """Measure rollouts: top-K log-probabilities in, junction and features out, as JSONL."""
-    from recov_graph.topk_file import as_line, read_traces
-
-    for trace in read_traces(traces, traces.name):
-        click.echo(as_line(*trace, with_signals=signals))
-
-
 def _run_batch(
     problems: list[Problem],
     *,
@@ -196,7 +146,7 @@ def _run_batch(
     }
     judge, pair = as_verifier(verifier), as_model(model)
     if json_out not in (None, "-"):
-        _check_writable(Path(str(json_out)))
+        check_writable(Path(str(json_out)))
     with TraceStore(db or default_path(), store_text=store_text) as store:
         graph = create_recovery_graph(
             pair,
@@ -223,35 +173,3 @@ def _run_batch(
         click.echo(f"{len(errors)} of {len(problems)} ended early: {plain(errors[0])}", err=True)
     if len(errors) == len(problems):
         sys.exit(1)
-
-
-def _check_writable(path: Path) -> None:
-    """Refuse an output file before any work is done for it."""
-    target = path if path.exists() else path.parent
-    if path.is_dir() or not path.parent.is_dir() or not os.access(target, os.W_OK):
-        raise click.BadParameter(f"{path} cannot be written", param_hint="--json")
-
-
-def main() -> None:
-    """Run the command line; our own errors end it with one line and exit code 2."""
-    # The embedded pair's matrices are small: more threads only wait for one another. To be set
-    # before numpy is imported, which only commands do.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    try:
-        sys.exit(cli(standalone_mode=False))
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        sys.exit(2)
-    except click.Abort:
-        click.echo("Aborted.", err=True)
-        sys.exit(130)
-    except click.ClickException as error:
-        click.echo(f"Error: {' '.join(error.format_message().split())}", err=True)
-        sys.exit(2)
-    except RecovGraphError as error:
-        click.echo(f"Error: {' '.join(str(error).split())}", err=True)
-        sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,44 @@
+"""The command line. Heavy imports happen inside the commands, so that --help is quick."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from recov_graph.cli.running import demo, run
+from recov_graph.cli.showing import features, show
+from recov_graph.errors import RecovGraphError
+from recov_graph.version import __version__
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="recov-graph")
+def cli() -> None:
+    """Route failed LLM attempts to the intervention that can rescue them, or stop."""
+
+
+for _command in (demo, run, show, features):
+    cli.add_command(_command)
+
+
+def main() -> None:
+    """Run the command line; our own errors end it with one line and exit code 2."""
+    # The embedded pair's matrices are small: more threads only wait for one another. To be set
+    # before numpy is imported, which only commands do.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    try:
+        sys.exit(cli(standalone_mode=False))
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(2)
+    except click.Abort:
+        click.echo("Aborted.", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        click.echo(f"Error: {' '.join(error.format_message().split())}", err=True)
+        sys.exit(2)
+    except RecovGraphError as error:
+        click.echo(f"Error: {' '.join(str(error).split())}", err=True)
+        sys.exit(2)

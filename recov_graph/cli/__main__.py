@@ -1,0 +1,5 @@
+"""So that ``python -m recov_graph.cli`` works without the script being installed."""
+
+from recov_graph.cli import main
+
+main()

@@ -1,0 +1,41 @@
+"""`show` and `features`: what is stored, and what token log-probabilities say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from recov_graph.cli.options import db_option
+
+
+@click.command()
+@click.argument("run_id", metavar="[RUN]", required=False)
+@click.option("--problem", help="A problem's id: show its decisions and attempts.")
+@db_option
+def show(run_id: str | None, problem: str | None, db: Path | None) -> None:
+    """Show a stored run, by default the latest, or one problem of it."""
+    from recov_graph.console import print_problem, print_run
+    from recov_graph.errors import StoreError
+    from recov_graph.store import TraceStore, default_path
+
+    path = db or default_path()
+    if not path.is_file():
+        raise StoreError(f"no trace store at {path}; run `recov-graph demo` first or name one")
+    with TraceStore(path) as store:
+        if problem is None:
+            print_run(store, run_id)
+        else:
+            print_problem(store, run_id, problem)
+
+
+@click.command()
+@click.argument("traces", type=click.File("r", encoding="utf-8"), metavar="TRACES.jsonl|-")
+@click.option("--signals", is_flag=True, help="Print every token's signals too.")
+def features(traces: Any, signals: bool) -> None:
+    """Measure rollouts: top-K log-probabilities in, junction and features out, as JSONL."""
+    from recov_graph.topk_file import as_line, read_traces
+
+    for trace in read_traces(traces, traces.name):
+        click.echo(as_line(*trace, with_signals=signals))
