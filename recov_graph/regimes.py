@@ -9,10 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from recov_graph.errors import InvalidInputError
-from recov_graph.routing.decision import Regime
-
-MARGIN = 0.05  # how far an intervention must beat retry
-EASY = 0.5  # a retry that rescues more often than this makes the failure bad luck
+from recov_graph.routing.decision import EASY, MARGIN, Regime
 
 
 def regime_label(rates: Mapping[str, float]) -> Regime:

@@ -23,6 +23,7 @@ from recov_graph.interventions.base import Lengths
 from recov_graph.problem import strict_json
 from recov_graph.signals import FEATURE_VERSION
 from recov_graph.store import TraceStore
+from recov_graph.store.learning import tape_attempts, tape_problems
 
 FORMAT = 1
 SHIPPED = Path(__file__).parent / "models" / "pair" / "tape.jsonl"
@@ -205,8 +206,8 @@ def _problem(data: Mapping[str, Any]) -> TapeProblem:
 
 def _from_store(path: Path) -> list[TapeProblem]:
     with TraceStore(path) as store:
-        rows = store.tape_problems()
-        attempts = store.tape_attempts()
+        rows = tape_problems(store)
+        attempts = tape_attempts(store)
     made: dict[str, dict[str, list[tuple[int, int]]]] = {}
     for problem_id, operator, passed, tokens in attempts:
         made.setdefault(problem_id, {}).setdefault(operator, []).append((passed, tokens))

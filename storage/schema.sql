@@ -110,7 +110,7 @@ CREATE TABLE "decisions" (
    "policy" TEXT NOT NULL,
    "policy_hash" TEXT NOT NULL,
    "created_at" TEXT NOT NULL
-, "attempts_left" INTEGER, "tokens_left" REAL) STRICT;
+, "attempts_left" INTEGER, "tokens_left" REAL, "measured" INTEGER, "once" TEXT) STRICT;
 CREATE INDEX "idx_decisions_problem_id"
     ON "decisions" ("problem_id");
 CREATE TABLE "interventions" (

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from recov_graph.errors import InvalidInputError
 from recov_graph.routing.decision import Candidate, Decision, Evidence, Router
+from recov_graph.routing.fitted import PosteriorRouter
 from recov_graph.routing.policy import Policy, default_policy, load_policy
 from recov_graph.routing.rule import RuleRouter
 
@@ -14,6 +15,7 @@ __all__ = [
     "Decision",
     "Evidence",
     "Policy",
+    "PosteriorRouter",
     "Router",
     "RuleRouter",
     "as_router",
@@ -31,10 +33,10 @@ def as_router(value: Router | Policy | str | Path | None) -> Router:
     """
     if value is None:
         return RuleRouter()
-    if isinstance(value, Policy):
-        return RuleRouter(value)
     if isinstance(value, str | Path):
-        return RuleRouter(load_policy(value))
+        value = load_policy(value)
+    if isinstance(value, Policy):
+        return RuleRouter(value) if value.posterior is None else PosteriorRouter(value)
     if isinstance(value, Router) and not isinstance(value, type):
         return value
     raise InvalidInputError(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from recov_graph.features import ProblemFeatures
 
 Regime = Literal["sampling", "steerable_hard", "out_of_reach"]
+MARGIN = 0.05  # how far an intervention must beat retry to make a failure steerable-hard
+EASY = 0.5  # a retry that rescues more often than this makes the failure bad luck
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +24,12 @@ class Evidence:
         features: the problem's features, or None where they could not be measured.
         failed_samples: plain rollouts that failed before any intervention.
         tried: operators that have failed here since, in order.
-        costs: operators that may be chosen, with the tokens each is expected to cost.
+        costs: operators that may be chosen, with the tokens an attempt of each is expected to cost.
+        once: tokens that must be spent before the first attempt of an operator, where any: those
+            that repair a measured trace need one to be measured.
         attempts_left: attempts the budget still allows.
         tokens_left: tokens the budget still allows; infinite without a limit.
+        draw: a number from 0 to 1 for routers that choose at random; None for a fresh one.
     """
 
     model: str
@@ -35,6 +40,8 @@ class Evidence:
     costs: Mapping[str, int]
     attempts_left: int
     tokens_left: float = math.inf
+    draw: float | None = None
+    once: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +84,19 @@ class Decision:
     def as_dict(self) -> dict[str, Any]:
         """The decision as plain data."""
         return {**asdict(self), "candidates": [asdict(c) for c in self.candidates]}
+
+
+def any_rescue(path: Iterable[Candidate]) -> float:
+    """The chance that one of the attempts passes."""
+    return 1.0 - math.prod(1.0 - candidate.expected_rescue for candidate in path)
+
+
+def wants_features(router: Router) -> bool:
+    """Whether a router has features measured before its first choice; they cost tokens.
+
+    A router says so by an attribute `wants_features`; without one it does.
+    """
+    return bool(getattr(router, "wants_features", True))
 
 
 @runtime_checkable

@@ -22,6 +22,7 @@ from recov_graph.signals import FEATURE_VERSION
 
 SCHEMA_VERSION = 2
 ROUTER_VERSION = 1
+LEAST_SD = 1e-9  # a feature that never varied says nothing
 DEFAULT = Path(__file__).parent / "default_policy.json"
 
 # The paper's rule: which feature speaks for which operator.
@@ -79,13 +80,15 @@ class Covariates(_Part):
     """How what is known before the first intervention tells the hardness of a failure.
 
     Hardness is the log-odds of a rescue: `intercept`, the cell's own part, and a coefficient for
-    each feature's z-score and for the log-odds of the share of samples that failed.
+    each feature's z-score and for the log-odds of the share of samples that failed, of the most
+    ever `sampled`. Where features were not measured, their part spreads by `spread`.
     """
 
     intercept: float
     cells: dict[str, float] = Field(default_factory=dict)
     coefficients: dict[str, float]
     sampled: dict[str, int] = Field(default_factory=dict)
+    spread: float = Field(default=0.0, ge=0)
 
 
 class Posterior(_Part):
@@ -99,10 +102,9 @@ class Posterior(_Part):
         hardness: where each type lies on the scale of `covariates`.
         bandwidth: how far from there failures of that type spread, as a standard deviation.
         covariates: how hardness is told before anything was tried.
-        informed: whether covariates also say which operator to choose, not only how hard it is.
+        informed: how far covariates say which operator to choose, 0 to 1, beyond how hard it is.
         measure: whether the features pay for being measured before the first choice.
         failures: stored failures by cell: how far to trust them against the cold-start rule.
-        tokens: what an attempt of each operator cost, relative to what was expected of it.
         explore: the share of choices made at random, so that policies can be compared from logs.
     """
 
@@ -113,10 +115,9 @@ class Posterior(_Part):
     hardness: list[float]
     bandwidth: float = Field(gt=0)
     covariates: Covariates
-    informed: bool
+    informed: float = Field(ge=0, le=1)
     measure: bool
     failures: dict[str, int]
-    tokens: dict[str, float] = Field(default_factory=dict)
     explore: float = Field(default=0.05, ge=0, le=1)
 
     @model_validator(mode="after")
@@ -191,12 +192,19 @@ class Policy(_Part):
 
         A cell with n failures is weighed n : shrinkage against the whole population.
         """
-        cell = self.cells.get(cell_name(model, task))
+        name = cell_name(model, task)
+        stored = self.cells[name][FEATURES[0]].count if name in self.cells else 0
+        return self.cell_moments(name), stored
+
+    def cell_moments(self, name: str) -> dict[str, Moments]:
+        """Each feature's moments for the cell of that name; the population's for an unknown one."""
+        cell = self.cells.get(name)
         if cell is None:
-            return self.population, 0
+            return self.population
         return {
-            name: _shrunk(cell[name], self.population[name], self.shrinkage) for name in FEATURES
-        }, cell[FEATURES[0]].count
+            feature: _shrunk(cell[feature], self.population[feature], self.shrinkage)
+            for feature in FEATURES
+        }
 
     def save(self, path: str | Path) -> None:
         """Write the policy with its content hash."""

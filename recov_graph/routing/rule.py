@@ -11,15 +11,20 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from recov_graph.features import FEATURES
-from recov_graph.routing.decision import Candidate, Decision, Evidence, Regime
-from recov_graph.routing.policy import Policy, Rescue, default_policy
+from recov_graph.routing.decision import (
+    Candidate,
+    Decision,
+    Evidence,
+    Regime,
+    any_rescue,
+)
+from recov_graph.routing.policy import LEAST_SD, Policy, Rescue, default_policy
 from recov_graph.words import count
 
-LEAST_SD = 1e-9  # a feature that never varied says nothing
 FORESEEN = 64  # attempts looked ahead when judging whether to go on
 UNKNOWN = Rescue(alpha=1, beta=1, problems=0)  # where a policy has measured no operator at all
 
@@ -66,7 +71,7 @@ class RuleRouter:
             Candidate(name, z.get(name), self._rescue(name, failures), costs[name])
             for name in order
         )
-        chance = self._any_rescue(evidence, standing_out, failures)
+        chance = any_rescue(self._path(evidence, standing_out, failures))
         if chance < self.policy.stop_below or evidence.attempts_left < 1:
             reason = (
                 f"{count(evidence.failed_samples, 'sample')} and "
@@ -130,21 +135,33 @@ class RuleRouter:
         known = [measured[operator]] if operator in measured else list(measured.values())
         return min(rescue.after(weighed) for rescue in known or [UNKNOWN])
 
-    def _any_rescue(
+    def path(self, evidence: Evidence) -> Iterator[Candidate]:
+        """The attempts that would follow one another while all of them fail."""
+        standing_out = [signed for signed in self._by_feature(evidence) if signed.z > 0]
+        return self._path(evidence, standing_out, self._failures(evidence))
+
+    def ranked(self, evidence: Evidence) -> list[Candidate]:
+        """Every operator that may be chosen, in the order of the rule."""
+        standing_out = [signed for signed in self._by_feature(evidence) if signed.z > 0]
+        failures = self._failures(evidence)
+        return [
+            Candidate(name, None, self._rescue(name, failures), evidence.costs[name])
+            for name in self._order(standing_out, failures, evidence.costs)
+        ]
+
+    def _path(
         self, evidence: Evidence, standing_out: Sequence[_Signed], failures: Counter[str]
-    ) -> float:
-        """The chance that one of the attempts left passes, moving down the ranking in turn."""
+    ) -> Iterator[Candidate]:
         failures, left = failures.copy(), evidence.tokens_left
-        all_fail = 1.0
         for _ in range(min(evidence.attempts_left, FORESEEN)):
             costs = {name: cost for name, cost in evidence.costs.items() if cost <= left}
             if not costs:
-                break
+                return
             operator = self._order(standing_out, failures, costs)[0]
-            all_fail *= 1.0 - self._rescue(operator, failures)
+            rescue = self._rescue(operator, failures)
+            yield Candidate(operator, None, rescue, costs[operator])
             failures[operator] += 1
             left -= costs[operator]
-        return 1.0 - all_fail
 
     def _reason(
         self,

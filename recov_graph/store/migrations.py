@@ -196,7 +196,12 @@ def m001_traces(db: Database) -> None:
 @migrations()
 def m002_learning(db: Database) -> None:
     # What a decision was allowed, so that another router can be asked the same question later.
-    for column, kind in (("attempts_left", int), ("tokens_left", float)):
+    for column, kind in (
+        ("attempts_left", int),
+        ("tokens_left", float),
+        ("measured", int),
+        ("once", str),
+    ):
         db.table("decisions").add_column(column, kind)
     _create(
         db,

@@ -232,24 +232,6 @@ class TraceStore:
             "SELECT * FROM decisions WHERE problem_id = ? ORDER BY step", [problem_id]
         )
 
-    def tape_problems(self) -> list[Row]:
-        """The failed problems that attempts were recorded of, with model, task and profile."""
-        return self.query(
-            "SELECT problems.id, key, task, model, failed_samples, spread, concentration, "
-            "logit_dispersion, prompt_tokens, completion_tokens, scoring_tokens "
-            "FROM problems JOIN runs ON runs.id = run_id "
-            "JOIN profiles ON profiles.id = problems.id "
-            "WHERE kind = 'record' AND profiles.feature_version = ? ORDER BY problems.rowid",
-            [FEATURE_VERSION],
-        )
-
-    def tape_attempts(self) -> list[tuple[str, str, int, int]]:
-        """(problem id, operator, passed, tokens) of every recorded attempt, in order."""
-        return self._rows(
-            "SELECT problem_id, operator, passed, tokens FROM tape "
-            "ORDER BY problem_id, operator, position"
-        )
-
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """Rows of a SELECT as dictionaries."""
         with self._clear_errors(), self._lock:
@@ -257,7 +239,7 @@ class TraceStore:
             names = [column[0] for column in cursor.description]
             return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
-    def _rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
+    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """Rows of a SELECT as tuples: where there are very many."""
         with self._clear_errors(), self._lock:
             return self._db.execute(sql, list(parameters)).fetchall()

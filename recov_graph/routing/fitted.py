@@ -1,0 +1,267 @@
+"""The router of a fitted policy: the best expected rescue for its cost, while one is likely enough.
+
+The posterior is trusted as far as there are stored failures: with few the cold-start rule decides,
+with many the posterior does, and in between their scores are blended.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from recov_graph.features import FEATURES
+from recov_graph.routing.belief import AHEAD, Belief, Believer
+from recov_graph.routing.decision import (
+    EASY,
+    MARGIN,
+    Candidate,
+    Decision,
+    Evidence,
+    Regime,
+    any_rescue,
+)
+from recov_graph.routing.policy import Policy, cell_name
+from recov_graph.routing.rule import FORESEEN, RuleRouter
+from recov_graph.words import count
+
+ELSEWHERE = 0.1  # what a stored failure of another cell counts for trust in this one
+SHARED_BY = 4  # attempts that share what is paid once, where tokens are not limited
+TIMES = np.arange(AHEAD + 1)
+HALF_TRUST = 10  # stored failures with which rule and posterior count alike
+SURE = 0.97  # beyond this trust the rule is no longer asked
+
+
+class PosteriorRouter:
+    """Routing by a policy that has a posterior.
+
+    Args:
+        policy: one with a posterior.
+        explore: share of choices made at random; by default the policy's.
+    """
+
+    def __init__(self, policy: Policy, *, explore: float | None = None) -> None:
+        assert policy.posterior is not None
+        self.policy = policy
+        self.content_hash = policy.content_hash
+        self.explore = policy.posterior.explore if explore is None else explore
+        self._posterior = policy.posterior
+        self._believer = Believer(policy)
+        self._index = {name: i for i, name in enumerate(self._believer.operators)}
+        self._rule = RuleRouter(policy)
+        self._stored = sum(self._posterior.failures.values())
+
+    @property
+    def name(self) -> str:
+        """The policy's name."""
+        return self.policy.name
+
+    @property
+    def wants_features(self) -> bool:
+        """Whether features pay for being measured before the first choice."""
+        return self._posterior.measure
+
+    def decide(self, evidence: Evidence) -> Decision:
+        """The operator with the best expected rescue for its cost, or a stop."""
+        evidence = replace(evidence, costs=_affordable(evidence))
+        if not evidence.costs:
+            return Decision(None, "sampling", 1.0, 0.0, (), "no operator fits the tokens left")
+        candidates, chance = self._candidates(evidence, self._belief(evidence))
+        if chance < self.policy.stop_below or evidence.attempts_left < 1:
+            reason = (
+                f"{count(evidence.failed_samples, 'sample')} and "
+                f"{count(len(evidence.tried), 'intervention')} failed; the chance of a rescue in "
+                f"{count(evidence.attempts_left, 'more attempt')} is {chance:.1%}, "
+                f"under {self.policy.stop_below:.1%}: stop"
+            )
+            return Decision(None, "out_of_reach", 1.0, chance, candidates, reason)
+        chosen, probability = self._chosen(candidates, evidence.draw)
+        return Decision(
+            chosen.operator,
+            _regime(candidates),
+            probability,
+            chosen.expected_rescue,
+            candidates,
+            self._reason(chosen, candidates, evidence),
+        )
+
+    def probability(self, evidence: Evidence, operator: str | None) -> float:
+        """With what probability `decide` would choose an operator, or to stop, here."""
+        decision = self.decide(replace(evidence, draw=1.0))
+        if decision.operator is None or operator is None:
+            return float(decision.operator == operator)
+        share = self.explore / len(decision.candidates)
+        names = {candidate.operator for candidate in decision.candidates}
+        best = decision.candidates[0].operator
+        return (operator == best) * (1.0 - self.explore) + share * (operator in names)
+
+    def path(self, evidence: Evidence) -> Iterator[Candidate]:
+        """The attempts that would follow one another while all of them fail."""
+        return self._path(evidence, self._belief(evidence))
+
+    def trust(self, cell: str) -> float:
+        """How far the posterior is trusted in a cell, 0 to 1."""
+        own = self._posterior.failures.get(cell, 0)
+        failures = own + ELSEWHERE * (self._stored - own)
+        return failures**2 / (failures**2 + HALF_TRUST**2)
+
+    def _belief(self, evidence: Evidence) -> Belief:
+        features = evidence.features
+        measured = [np.nan] * len(FEATURES) if features is None else list(features)
+        belief = self._believer.first(
+            [cell_name(evidence.model, evidence.task)],
+            np.zeros(1, np.int64),
+            np.array([measured]),
+            np.array([float(evidence.failed_samples)]),
+        )
+        for operator, times in Counter(evidence.tried).items():
+            if operator in self._index:
+                belief = self._believer.after(belief, self._index[operator], times)
+        return belief
+
+    def _candidates(
+        self, evidence: Evidence, belief: Belief
+    ) -> tuple[tuple[Candidate, ...], float]:
+        """Every operator that may be chosen, best first; and the chance of any rescue.
+
+        Where tokens are limited an operator scores the chance that the best plan beginning with it
+        rescues within them; without a limit, its rescues per 1,000 tokens.
+        """
+        names = [name for name in self._index if name in evidence.costs]
+        learned = self._believer.rescue(belief)[0]
+        rescue = {name: float(learned[self._index[name]]) for name in names}
+        outlook = self._outlook(evidence, belief, names)
+        worth = dict(outlook)
+        if math.isinf(evidence.tokens_left):
+            cheapest = {
+                name: rescue[name] / (evidence.costs[name] + evidence.once.get(name, 0) / SHARED_BY)
+                for name in names
+            }
+            worth = {name: 1000 * value for name, value in cheapest.items()}
+        trust = self.trust(cell_name(evidence.model, evidence.task))
+        chance = max(outlook.values(), default=0.0)
+        if trust < SURE or len(names) < len(evidence.costs):
+            rescue, worth = self._blended(evidence, rescue, worth, trust)
+            chance = trust * chance + (1 - trust) * any_rescue(self._rule.path(evidence))
+        order = sorted(worth, key=lambda name: (-worth[name], evidence.costs[name]))
+        candidates = tuple(
+            Candidate(name, worth[name], rescue[name], evidence.costs[name]) for name in order
+        )
+        return candidates, chance
+
+    def _outlook(
+        self, evidence: Evidence, belief: Belief, names: Sequence[str]
+    ) -> dict[str, float]:
+        """By the operator it begins with, the chance of the best plan within the budget.
+
+        Plans are so many attempts of one operator and then so many of another.
+        """
+        rows = np.array([self._index[name] for name in names], np.int64)
+        fails = self._believer.all_fail(belief)[np.ix_(rows, TIMES, rows, TIMES)]
+        cost = np.array([evidence.costs[name] for name in names], float)
+        once = np.array([evidence.once.get(name, 0) for name in names], float)
+        tokens = TIMES * cost[:, None] + (TIMES > 0) * once[:, None]
+        # What one repair needed, another needs no more.
+        shared = np.minimum(once[:, None], once)[:, None, :, None] * (
+            (TIMES > 0)[:, None, None] & (TIMES > 0)
+        )
+        spent = tokens[:, :, None, None] + tokens - shared
+        fits = (spent <= evidence.tokens_left) & (
+            TIMES[:, None, None] + TIMES <= evidence.attempts_left
+        )
+        chance = np.where(fits, 1.0 - fails, 0.0)[:, 1:].max(axis=(1, 2, 3))
+        return dict(zip(names, chance.tolist(), strict=True))
+
+    def _blended(
+        self,
+        evidence: Evidence,
+        rescue: Mapping[str, float],
+        worth: Mapping[str, float],
+        trust: float,
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """(rescue, worth) by operator, between the rule's view and the posterior's."""
+        ranked = self._rule.ranked(evidence)
+        by_rule = {candidate.operator: candidate.expected_rescue for candidate in ranked}
+        # The rule only ranks: its first gets the highest score, and so on.
+        scores = sorted(worth.values(), reverse=True) or [0.0]
+        placed = {
+            candidate.operator: scores[min(place, len(scores) - 1)] - 1e-9 * place
+            for place, candidate in enumerate(ranked)
+        }
+        return (
+            {
+                name: trust * rescue.get(name, expected) + (1 - trust) * expected
+                for name, expected in by_rule.items()
+            },
+            {
+                name: trust * worth.get(name, score) + (1 - trust) * score
+                for name, score in placed.items()
+            },
+        )
+
+    def _path(self, evidence: Evidence, belief: Belief) -> Iterator[Candidate]:
+        for _ in range(min(evidence.attempts_left, FORESEEN)):
+            evidence = replace(evidence, costs=_affordable(evidence))
+            if not evidence.costs:
+                return
+            best = self._candidates(evidence, belief)[0][0]
+            yield best
+            spent = best.expected_cost + evidence.once.get(best.operator, 0)
+            evidence = replace(
+                evidence,
+                tried=[*evidence.tried, best.operator],
+                attempts_left=evidence.attempts_left - 1,
+                tokens_left=evidence.tokens_left - spent,
+                once={} if best.operator in evidence.once else evidence.once,
+            )
+            if best.operator in self._index:
+                belief = self._believer.after(belief, self._index[best.operator])
+
+    def _chosen(
+        self, candidates: Sequence[Candidate], draw: float | None
+    ) -> tuple[Candidate, float]:
+        """The best, or now and then any; with the probability of that choice."""
+        share = self.explore / len(candidates)
+        if draw is None:
+            draw = secrets.randbelow(2**32) / 2**32
+        index = int(draw / share) if share and draw < self.explore else 0
+        chosen = candidates[min(index, len(candidates) - 1)]
+        return chosen, share + (1.0 - self.explore) * (chosen is candidates[0])
+
+    def _reason(
+        self, chosen: Candidate, candidates: Sequence[Candidate], evidence: Evidence
+    ) -> str:
+        failed = ", ".join(dict.fromkeys(evidence.tried))
+        after = f"{failed} failed; " if failed else ""
+        stored = self._posterior.failures.get(cell_name(evidence.model, evidence.task), 0)
+        of = f"{count(stored, 'stored failure')} of this cell"
+        if not stored:
+            of = f"{count(self._stored, 'stored failure')} of other cells"
+        odds = f"{chosen.expected_rescue:.1%} for {chosen.expected_cost} tokens"
+        if chosen is not candidates[0]:
+            best = candidates[0].operator
+            return f"{after}{chosen.operator}, chosen at random to learn from ({best} is best)"
+        return (
+            f"{after}by {of}, {chosen.operator} has the best expected rescue for its cost, {odds}"
+        )
+
+
+def _affordable(evidence: Evidence) -> dict[str, int]:
+    """The operators that fit the tokens left."""
+    return {
+        name: cost
+        for name, cost in evidence.costs.items()
+        if cost + evidence.once.get(name, 0) <= evidence.tokens_left
+    }
+
+
+def _regime(candidates: Sequence[Candidate]) -> Regime:
+    """What kind of failure the expected rescues speak for; without retry, the interventions'."""
+    rescue = {candidate.operator: candidate.expected_rescue for candidate in candidates}
+    retry = rescue.pop("retry", 0.0)
+    best = max(rescue.values(), default=0.0)
+    return "steerable_hard" if best - retry >= MARGIN and retry <= EASY else "sampling"
