@@ -25,11 +25,13 @@ class Batch:
         results: (problem, the graph's output), in order.
         seconds: wall-clock time of the graph.
         retry: what retry alone did with as many tokens, by problem id, where measured.
+        not_reached: problems that a budget over all of them left no samples for.
     """
 
     results: list[tuple[Problem, dict[str, Any]]] = field(default_factory=list)
     seconds: float = 0.0
     retry: dict[str, RetryAlone] | None = None
+    not_reached: int = 0
 
     @property
     def failed(self) -> list[tuple[Problem, dict[str, Any]]]:
@@ -99,6 +101,7 @@ def summary(batch: Batch) -> dict[str, Any]:
             regime: _regime([out for out in failed if _regime_of(out) == regime])
             for regime in _regimes(batch.failed)
         },
+        "not_reached": batch.not_reached,
         "tokens": sum(int(out["usage"]["tokens"]) for out in outputs),
         "recovery_tokens": recovery,
         "seconds": round(batch.seconds, 3),

@@ -50,7 +50,7 @@ def progress(total: int) -> Iterator[Callable[[Batch], None]]:
 
 def print_summary(figures: Row) -> None:
     """The closing table of a batch."""
-    console = _console()
+    out = console()
     table = Table(
         title="Failed problems by the regime predicted first, and by intervention",
         title_style="bold",
@@ -62,21 +62,21 @@ def print_summary(figures: Row) -> None:
     for regime, row in figures["by_regime"].items():
         for operator, counts in row["by_intervention"].items():
             cells = (counts["attempts"], counts["rescues"], counts["tokens"])
-            table.add_row(regime, operator, "", *map(_number, cells))
+            table.add_row(regime, operator, "", *map(number, cells))
         table.add_row(
             regime,
             Text("all, with scoring", style="bold"),
-            _number(row["problems"]),
-            _number(sum(c["attempts"] for c in row["by_intervention"].values())),
-            Text(_number(row["rescued"]), style="bold"),
-            _number(row["tokens"]),
+            number(row["problems"]),
+            number(sum(c["attempts"] for c in row["by_intervention"].values())),
+            Text(number(row["rescued"]), style="bold"),
+            number(row["tokens"]),
         )
         if "retry_alone" in row:
             table.add_row(regime, Text("retry alone instead", style="italic"), *_retry(row))
         table.add_section()
     if figures["by_regime"]:
-        console.print(table)
-    console.print(_headline(figures))
+        out.print(table)
+    out.print(_headline(figures))
 
 
 def _headline(figures: Row) -> str:
@@ -90,19 +90,20 @@ def _headline(figures: Row) -> str:
             f"the chance of a rescue was too small, {figures['budget_exhausted']} out of budget"
             + (f"; {figures['errors']} ended in an error." if figures["errors"] else ".")
         )
+    if figures["not_reached"]:
+        lines.append(f"{number(figures['not_reached'])} were not begun: the budget was spent.")
     if figures["unjudged"]:
         lines.append(f"{figures['unjudged']} could not be sampled and judged at all.")
     retry = figures.get("retry_alone")
     if retry is not None and retry["attempts"]:
         ours, theirs = (row["rescued"] / figures["failed"] for row in (figures, retry))
         lines.append(
-            f"Retry alone, measured with {_number(retry['tokens'])} tokens where the routed loop "
-            f"spent {_number(figures['recovery_tokens'])}: {retry['rescued']} rescued "
+            f"Retry alone, measured with {number(retry['tokens'])} tokens where the routed loop "
+            f"spent {number(figures['recovery_tokens'])}: {retry['rescued']} rescued "
             f"({theirs:.0%}; the routed loop {ours:.0%})."
         )
     lines.append(
-        f"{_number(figures['tokens'])} tokens, {figures['seconds']:.1f} s, "
-        f"traces in {figures['db']}"
+        f"{number(figures['tokens'])} tokens, {figures['seconds']:.1f} s, traces in {figures['db']}"
     )
     return "\n".join(lines)
 
@@ -110,19 +111,19 @@ def _headline(figures: Row) -> str:
 def _retry(row: Row) -> tuple[str, str, str, str]:
     retry = row["retry_alone"]
     return (
-        _number(row["problems"]),
-        _number(retry["attempts"]),
-        _number(retry["rescued"]),
-        _number(retry["tokens"]),
+        number(row["problems"]),
+        number(retry["attempts"]),
+        number(retry["rescued"]),
+        number(retry["tokens"]),
     )
 
 
 def print_run(store: TraceStore, run_id: str | None) -> None:
     """A stored run: how its problems ended."""
     run = _run(store, run_id)
-    console = _console()
+    out = console()
     problems = store.run_problems(run["id"])
-    console.print(
+    out.print(
         f"run {run['id']} ({run['kind']}, {run['started_at']}): model {plain(run['model'])}, "
         f"verifier {plain(run['verifier'])}, "
         f"policy {plain(run['policy'])} {plain(run['policy_hash'])}"
@@ -138,12 +139,12 @@ def print_run(store: TraceStore, run_id: str | None) -> None:
             plain(row["task"]),
             row["stop_reason"] or "unfinished",
             row["regime"] or "",
-            _number(row["attempts"] or 0),
-            _number(row["tokens"] or 0),
+            number(row["attempts"] or 0),
+            number(row["tokens"] or 0),
         )
-    console.print(table)
+    out.print(table)
     solved = sum(bool(row["solved"]) for row in problems)
-    console.print(f"{count(len(problems), 'problem')}, {solved} solved")
+    out.print(f"{count(len(problems), 'problem')}, {solved} solved")
 
 
 def print_problem(store: TraceStore, run_id: str | None, key: str) -> None:
@@ -154,9 +155,9 @@ def print_problem(store: TraceStore, run_id: str | None, key: str) -> None:
         raise StoreError(
             f"run {run['id']} has no problem {key!r}; `recov-graph show {run['id']}` lists them"
         )
-    console = _console()
-    console.print(Text(f"problem {plain(key)}: {plain(problem['prompt'])}"))
-    console.print(Text(f"expected: {plain(problem['answer'])}"))
+    out = console()
+    out.print(Text(f"problem {plain(key)}: {plain(problem['prompt'])}"))
+    out.print(Text(f"expected: {plain(problem['answer'])}"))
     decisions = store.problem_decisions(problem["id"])
     attempts = store.problem_attempts(problem["id"])
     table = Table(show_lines=False)
@@ -170,16 +171,14 @@ def print_problem(store: TraceStore, run_id: str | None, key: str) -> None:
             str(attempt["position"]),
             plain(attempt["operator"]),
             attempt["value"] or "not judged",
-            _number(attempt["tokens"]),
+            number(attempt["tokens"]),
             Text(plain(attempt["text"])),
         )
-    console.print(table)
+    out.print(table)
     for decision in decisions:
         if decision["operator"] is None:
-            console.print(Text(plain(decision["reason"])))
-    console.print(
-        f"{problem['stop_reason'] or 'unfinished'}, {_number(problem['tokens'] or 0)} tokens"
-    )
+            out.print(Text(plain(decision["reason"])))
+    out.print(f"{problem['stop_reason'] or 'unfinished'}, {number(problem['tokens'] or 0)} tokens")
 
 
 def _run(store: TraceStore, run_id: str | None) -> Row:
@@ -193,13 +192,15 @@ def _run(store: TraceStore, run_id: str | None) -> Row:
     return run
 
 
-def _console() -> Console:
+def console() -> Console:
+    """Where everything is printed; markup in texts of others means nothing."""
     # Into a pipe nothing is cut: a line is as long as it has to be.
     width = None if sys.stdout.isatty() else 10_000
-    return Console(highlight=False, markup=False, width=width)
+    return Console(highlight=False, markup=False, emoji=False, width=width)
 
 
-def _number(value: int) -> str:
+def number(value: int) -> str:
+    """With a comma between thousands."""
     return f"{value:,}"
 
 

@@ -20,12 +20,14 @@ from recov_graph.errors import InvalidInputError
 from recov_graph.interventions import Intervention, resolve
 from recov_graph.models import Model, as_model
 from recov_graph.nodes import Nodes
+from recov_graph.policies import PolicyShelf
 from recov_graph.recorder import Recorder
 from recov_graph.routing import Policy, Router, as_router
 from recov_graph.signals import checked_temperature
 from recov_graph.state import RecoveryContext, RecoveryInput, RecoveryOutput, RecoveryState
 from recov_graph.store import TraceStore
 from recov_graph.verifiers import Verifier, as_verifier
+from recov_graph.workspace import KEPT_PROBLEMS
 
 SAMPLES = 4
 TEMPERATURE = 0.6
@@ -48,6 +50,7 @@ def build_recovery_graph(
     max_new_tokens: int = MAX_NEW_TOKENS,
     seed: int | None = None,
     kind: str = "graph",
+    open_problems: int = KEPT_PROBLEMS,
 ) -> Graph:
     """The recovery loop as a StateGraph, to be compiled or changed further.
 
@@ -55,7 +58,8 @@ def build_recovery_graph(
         model: a `recov_graph.models.Model`, or "embedded" for the pair that ships.
         verifier: a `Verifier`, a callable ``(problem, text)`` or ``(text)``, or a name such as
             "numeric" or "python_test".
-        router: a `Router`, a `Policy` or the path of one; by default the shipped policy.
+        router: a `Router`, a `Policy` or the path of one; by default the policy that was
+            activated with `recov-graph policy`, else the one that ships.
         interventions: names or objects to choose from; by default all that are registered. Those
             the model cannot carry out are never chosen.
         budget: limits for each problem; by default 12 attempts.
@@ -65,6 +69,7 @@ def build_recovery_graph(
         max_new_tokens: longest completion.
         seed: makes runs repeatable; None draws fresh randomness.
         kind: what the trace store calls runs of this graph.
+        open_problems: of how many problems under way at a time arrays are kept in memory.
 
     Raises:
         InvalidInputError: an argument of the wrong type or range, naming what is legal.
@@ -86,6 +91,8 @@ def build_recovery_graph(
             f"seed is {seed!r}; it must be a whole number of at most 63 bits, or None"
         )
     chosen = resolve(interventions)
+    if router is None:
+        router = PolicyShelf().active()  # None again where none was ever activated
     model, verifier, router = as_model(model), as_verifier(verifier), as_router(router)
     if not any(intervention.needs <= model.capabilities for intervention in chosen.values()):
         raise InvalidInputError(
@@ -108,6 +115,7 @@ def build_recovery_graph(
         temperature=checked_temperature(temperature),
         max_new_tokens=max_new_tokens,
         seed=seed,
+        open_problems=open_problems,
     )
     graph: Graph = StateGraph(
         RecoveryState,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
 from uuid import uuid4
@@ -16,21 +17,20 @@ from recov_graph.attempts import (
     answer_of,
     attempt_event,
     best_attempt,
-    failed_samples,
     new_attempt,
     shares,
     value_of,
 )
 from recov_graph.budget import Budget, BudgetExhausted, MeteredModel
 from recov_graph.errors import InvalidInputError, ModelError
-from recov_graph.features import ProblemFeatures, problem_features
-from recov_graph.interventions.base import Failure, Intervention, Lengths
+from recov_graph.evidence import evidence_of
+from recov_graph.interventions.base import Failure, Intervention
+from recov_graph.measuring import Measuring
 from recov_graph.models.base import Capability, Model
 from recov_graph.problem import Problem
 from recov_graph.recorder import Recorder
 from recov_graph.rollout import Usage
-from recov_graph.routing.decision import Evidence, Router
-from recov_graph.scoring import scored_rollouts
+from recov_graph.routing.decision import Evidence, Router, wants_features
 from recov_graph.seeds import call_seed
 from recov_graph.signals import checked_temperature
 from recov_graph.state import (
@@ -41,7 +41,6 @@ from recov_graph.state import (
     VerdictData,
     given_problem,
 )
-from recov_graph.trace import Trace, measure
 from recov_graph.verifiers import Verifier, judge
 from recov_graph.workspace import Workspace
 
@@ -65,6 +64,7 @@ class Nodes:
         temperature: float,
         max_new_tokens: int,
         seed: int | None,
+        open_problems: int,
     ) -> None:
         self.model = model
         self.verifier = verifier
@@ -76,7 +76,8 @@ class Nodes:
         self.temperature = temperature
         self.max_new_tokens = max_new_tokens
         self.seed = seed
-        self._workspace = Workspace()
+        self._workspace = Workspace(open_problems)
+        self._measuring = Measuring(model, self._workspace, recorder)
 
     def generate(self, state: State, runtime: Runtime[RecoveryContext]) -> Changes:
         """Sample the first rollouts."""
@@ -161,39 +162,21 @@ class Nodes:
         return changes
 
     def featurize(self, state: State, runtime: Runtime[RecoveryContext]) -> Changes:
-        """Score the failed plain rollouts under the ancestor and measure them, once a problem."""
+        """Measure the failed samples where the router goes by features, once a problem."""
         context = self._context(runtime)
         meter = self._meter(state, context)
         attempts_left = meter.budget.max_attempts - len(state["attempts"])
-        can_score = Capability.SCORE in self.model.capabilities
-        if state["route"] or not can_score or attempts_left <= 0:
+        if state["route"] or attempts_left <= 0 or self._measuring.expected_cost(state) is None:
             return {"features": state["features"]}
-        arrays = self._workspace.of(state["recovery_id"])
-        failed = {
-            attempt["id"]: arrays.rollouts[attempt["id"]]
-            for attempt in failed_samples(state)
-            # Rollouts are gone where another process took the problem over, or where empty.
-            if attempt["id"] in arrays.rollouts and len(arrays.rollouts[attempt["id"]])
-        }
+        if not wants_features(self.router, self._evidence(state, context, meter)):
+            return {"features": None}
         try:
-            scored = scored_rollouts(meter, state["current"]["prompt"], failed) if failed else {}
-            arrays.traces = {
-                name: measure(rollout, self._temperature(context))
-                for name, rollout in scored.items()
-            }
+            changes = self._measured(state, context, meter, runtime)
         except GraphBubbleUp:
             raise
-        except BudgetExhausted:
-            arrays.traces = {}  # too dear: the router goes without features
         except Exception as error:
             return self._failed_call(state, meter, error, runtime)
-        self.recorder.measured(state["recovery_id"], arrays.traces, meter.calls)
-        features = None
-        if arrays.traces:
-            measured = problem_features([trace.features for trace in arrays.traces.values()])
-            features = measured._asdict()
-        runtime.stream_writer({"type": "features", "features": features})
-        return {"features": features, "calls": {**state["calls"], **meter.calls}}
+        return {**changes, "calls": {**state["calls"], **meter.calls}}
 
     def classify(self, state: State, runtime: Runtime[RecoveryContext]) -> Changes:
         """Ask the router for the next operator, or stop."""
@@ -201,10 +184,9 @@ class Nodes:
             return {"stop_reason": state["stop_reason"]}
         meter = self._meter(state, self._context(runtime))
         reached = meter.budget.reached(meter.spent)
-        attempts_left = meter.budget.max_attempts - len(state["attempts"])
-        evidence = self._evidence(state, attempts_left, meter.budget.tokens_left(meter.spent))
+        evidence = self._evidence(state, self._context(runtime), meter)
         affordable = any(cost <= evidence.tokens_left for cost in evidence.costs.values())
-        if reached or attempts_left <= 0 or not affordable:
+        if reached or evidence.attempts_left <= 0 or not affordable:
             return self._finish(state, "budget_exhausted", runtime)
         decided = self.router.decide(evidence)
         if decided.operator is not None and decided.operator not in evidence.costs:
@@ -221,6 +203,10 @@ class Nodes:
                 **decided.as_dict(),
                 "policy": self.router.name,
                 "policy_hash": self.router.content_hash,
+                "attempts_left": evidence.attempts_left,
+                "tokens_left": None if math.isinf(evidence.tokens_left) else evidence.tokens_left,
+                "measured": evidence.features is not None,
+                "once": dict(evidence.once),
             },
         )
         self.recorder.decided(state["recovery_id"], decision)
@@ -236,15 +222,18 @@ class Nodes:
         meter = self._meter(state, context)
         position = len(state["attempts"])
         problem = Problem.model_validate(state["current"])
-        failure = Failure(
-            problem=problem,
-            temperature=self._temperature(context),
-            max_tokens=self.max_new_tokens,
-            seed=call_seed(context.seed, problem.id, position),
-            traces=self._traces(state),
-            focus=len(state["route"]) - 1,
-        )
+        changes: Changes = {}
         try:
+            if self._repairs(state["route"][-1]["operator"]) and not self._measuring.traces(state):
+                changes = self._measured(state, context, meter, runtime)
+            failure = Failure(
+                problem=problem,
+                temperature=self._temperature(context),
+                max_tokens=self.max_new_tokens,
+                seed=call_seed(context.seed, problem.id, position),
+                traces=self._measuring.traces(_with(state, **changes)),
+                focus=len(state["route"]) - 1,
+            )
             operator = self._possible(state["route"][-1], failure)
             made = self.interventions[operator].apply(failure, meter)
         except GraphBubbleUp:
@@ -263,9 +252,29 @@ class Nodes:
         )
         self.recorder.attempted(state["recovery_id"], [attempt], meter.calls)
         return {
+            **changes,
             "attempts": [*state["attempts"], attempt],
             "calls": {**state["calls"], **meter.calls},
         }
+
+    def _measured(
+        self,
+        state: State,
+        context: RecoveryContext,
+        meter: MeteredModel,
+        runtime: Runtime[RecoveryContext],
+    ) -> Changes:
+        """Features of the failed samples, announced; None where they cannot be had."""
+        if self._measuring.expected_cost(state) is None:
+            return {"features": state["features"]}
+        measured = self._measuring.measure(state, meter, self._temperature(context))
+        features = None if measured is None else measured._asdict()
+        runtime.stream_writer({"type": "features", "features": features})
+        return {"features": features}
+
+    def _repairs(self, operator: str | None) -> bool:
+        """Whether an operator needs a measured trace."""
+        return operator is not None and Capability.SCORE in self.interventions[operator].needs
 
     def _possible(self, decision: DecisionData, failure: Failure) -> str:
         """The operator decided on, or the next that needs no traces where those are gone."""
@@ -280,39 +289,15 @@ class Nodes:
             "pause or another process only in a store; give the graph one"
         )
 
-    def _evidence(self, state: State, attempts_left: int, tokens_left: float) -> Evidence:
-        problem = state["current"]
-        failed = failed_samples(state)
-        lengths = Lengths(
-            prompt=self.model.prompt_length(problem["prompt"]),
-            completion=sum(attempt["tokens"] for attempt in failed) // max(1, len(failed)),
+    def _evidence(self, state: State, context: RecoveryContext, meter: MeteredModel) -> Evidence:
+        return evidence_of(
+            state,
+            model=self.model,
+            interventions=self.interventions,
+            measuring=self._measuring,
+            meter=meter,
+            seed=context.seed,
         )
-        can = self.model.capabilities
-        if not self._traces(state):
-            can = can - {Capability.SCORE}
-        features = state["features"]
-        return Evidence(
-            model=self.model.name,
-            task=problem["task"],
-            features=None if features is None else ProblemFeatures(**features),
-            failed_samples=len(failed),
-            tried=[decision["operator"] for decision in state["route"] if decision["operator"]],
-            costs={
-                name: intervention.expected_cost(lengths)
-                for name, intervention in self.interventions.items()
-                if intervention.needs <= can
-            },
-            attempts_left=attempts_left,
-            tokens_left=tokens_left,
-        )
-
-    def _traces(self, state: State) -> Sequence[Trace]:
-        """The measured failed rollouts, from memory or, in another process, from the store."""
-        arrays = self._workspace.of(state["recovery_id"])
-        if not arrays.traces and state["features"] is not None:
-            stored = {a["id"]: self.recorder.trace(a["id"]) for a in failed_samples(state)}
-            arrays.traces = {name: trace for name, trace in stored.items() if trace is not None}
-        return list(arrays.traces.values())
 
     def _context(self, runtime: Runtime[RecoveryContext]) -> RecoveryContext:
         """The invocation's context with the graph's own settings where it leaves them open."""

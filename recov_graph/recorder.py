@@ -129,6 +129,8 @@ class Recorder:
             **decision,
             "problem_id": recovery_id,
             "candidates": json.dumps(decision["candidates"]),
+            "measured": int(decision["measured"]),
+            "once": json.dumps(decision["once"]),
             "created_at": now(),
         }
         self._write(decisions=[row])

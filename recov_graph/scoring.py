@@ -9,6 +9,11 @@ from recov_graph.models.base import Model
 from recov_graph.rollout import Rollout
 
 
+def distinct_rollouts(rollouts: Mapping[str, Rollout]) -> dict[tuple[int, ...], Rollout]:
+    """One rollout for each text, by its tokens."""
+    return {tuple(rollout.token_ids.tolist()): rollout for rollout in rollouts.values()}
+
+
 def scored_rollouts(
     model: Model, prompt: str, rollouts: Mapping[str, Rollout]
 ) -> dict[str, Rollout]:
@@ -16,7 +21,7 @@ def scored_rollouts(
 
     What sampling recorded is not paid again, nor is a rollout that equals another.
     """
-    distinct = {tuple(rollout.token_ids.tolist()): rollout for rollout in rollouts.values()}
+    distinct = distinct_rollouts(rollouts)
     given = list(distinct.values())
     tokens = [rollout.token_ids for rollout in given]
     if any(rollout.specialist is None for rollout in given):

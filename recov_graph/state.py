@@ -44,7 +44,7 @@ class AttemptData(TypedDict):
 
 
 class DecisionData(TypedDict):
-    """One decision of the router; see `recov_graph.routing.Decision`."""
+    """One decision of the router and what it was allowed; see `recov_graph.routing.Decision`."""
 
     id: str
     step: int
@@ -56,6 +56,10 @@ class DecisionData(TypedDict):
     reason: str
     policy: str
     policy_hash: str
+    attempts_left: int
+    tokens_left: float | None
+    measured: bool
+    once: dict[str, int]
 
 
 class RecoveryInput(TypedDict, total=False):

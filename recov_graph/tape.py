@@ -7,25 +7,31 @@ by `recov-graph record`; as text it is JSON Lines, a header and then one line fo
 from __future__ import annotations
 
 import json
+from codecs import BOM_UTF8
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from recov_graph.errors import TapeError
+from recov_graph.errors import StoreError, TapeError
 from recov_graph.features import FEATURES, ProblemFeatures
 from recov_graph.interventions import registered
 from recov_graph.interventions.base import Lengths
-from recov_graph.problem import strict_json
+from recov_graph.problem import describe, strict_json
+from recov_graph.profiles import FEATURE_RANGES
 from recov_graph.signals import FEATURE_VERSION
 from recov_graph.store import TraceStore
 from recov_graph.store.learning import tape_attempts, tape_problems
+from recov_graph.store.traces import Row
+from recov_graph.words import short
 
 FORMAT = 1
+LEAST_ATTEMPTS = 2  # a tape is read in halves
 SHIPPED = Path(__file__).parent / "models" / "pair" / "tape.jsonl"
 DATABASE = b"SQLite format 3\x00"
 
@@ -55,7 +61,7 @@ class TapeProblem:
         failed_samples: plain rollouts that failed before anything was recorded.
         lengths: tokens of the prompt and of a typical failed sample.
         scoring_tokens: tokens spent on measuring the features.
-        attempts: by operator.
+        attempts: by operator, those that are registered first and in that order.
     """
 
     id: str
@@ -84,6 +90,8 @@ class TapeProblem:
 def read_tape(path: str | Path) -> list[TapeProblem]:
     """The problems of a tape: a trace store that `recov-graph record` wrote to, or a text tape.
 
+    Of a problem that a store holds several times, what was recorded last counts.
+
     Raises:
         TapeError: naming the file, the line where there is one, and what is wrong.
     """
@@ -91,22 +99,19 @@ def read_tape(path: str | Path) -> list[TapeProblem]:
     try:
         with path.open("rb") as file:
             start = file.read(len(DATABASE))
-    except OSError as error:
-        raise TapeError(f"tape {path}: cannot be read: {error.strerror}") from None
-    problems = _from_store(path) if start == DATABASE else _from_text(path)
+            content = b"" if start == DATABASE else start + file.read()
+    except (OSError, ValueError) as error:  # ValueError: a path that no file can have
+        why = getattr(error, "strerror", None) or error
+        raise TapeError(f"tape {path}: cannot be read: {why}") from None
+    if start == DATABASE:
+        problems = _from_store(path)
+    else:
+        problems = _from_text(content, str(path))
     if not problems:
         raise TapeError(
             f"tape {path}: holds no recorded problem; `recov-graph record` records attempts "
             "of every operator"
         )
-    operators = set(problems[0].attempts)
-    for problem in problems:
-        if set(problem.attempts) != operators:
-            raise TapeError(
-                f"tape {path}: problem {problem.id!r} has attempts of "
-                f"{', '.join(sorted(problem.attempts))}; the first problem has "
-                f"{', '.join(sorted(operators))}. Every problem needs the same operators"
-            )
     return problems
 
 
@@ -117,11 +122,21 @@ def shipped_tape() -> tuple[TapeProblem, ...]:
 
 
 def write_tape(problems: Sequence[TapeProblem], path: str | Path, source: str) -> None:
-    """Write problems as a text tape; `source` says where they come from."""
+    """Write problems as a text tape; `source` says where they come from.
+
+    Features are rounded to six decimals.
+
+    Raises:
+        TapeError: the file cannot be written.
+    """
     header = {"recov_graph_tape": FORMAT, "feature_version": FEATURE_VERSION, "source": source}
     lines = [header, *(_as_data(problem) for problem in problems)]
     text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
-    Path(path).write_text(text, encoding="utf-8")
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise TapeError(f"tape {path}: cannot be written: {why}") from None
 
 
 def _as_data(problem: TapeProblem) -> dict[str, Any]:
@@ -145,20 +160,54 @@ def _as_data(problem: TapeProblem) -> dict[str, Any]:
     }
 
 
-def _from_text(path: Path) -> list[TapeProblem]:
-    problems = []
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-        if not line.strip():
+Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class _Header(_Part):
+    recov_graph_tape: int
+    feature_version: int
+    source: str
+
+
+class _Attempts(_Part):
+    passed: str = Field(pattern="^[01]+$")
+    tokens: list[Count]
+
+
+class _Line(_Part):
+    id: str
+    model: str
+    task: str
+    features: list[float] | None = Field(min_length=len(FEATURES), max_length=len(FEATURES))
+    failed_samples: Count
+    prompt_tokens: Count
+    completion_tokens: Count
+    scoring_tokens: Count
+    attempts: dict[str, _Attempts] = Field(min_length=1)
+
+
+def _from_text(content: bytes, name: str) -> list[TapeProblem]:
+    problems: list[TapeProblem] = []
+    header = False
+    for number, raw in enumerate(content.removeprefix(BOM_UTF8).split(b"\n"), start=1):
+        if not raw.strip():
             continue
         try:
-            data = strict_json(line.decode("utf-8"))
-            if number == 1:
-                _check_header(data)
-            else:
+            data = strict_json(raw.decode("utf-8"))
+            if header:
                 problems.append(_problem(data))
-        except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
-            why = f"lacks {error}" if isinstance(error, KeyError) else str(error)
-            raise TapeError(f"tape {path}:{number}: {why}") from None
+                _check_operators(problems[0], problems[-1])
+            else:
+                _check_header(data)
+                header = True
+        except ValidationError as error:
+            raise TapeError(f"tape {name}:{number}: {describe(error)}") from None
+        except (ValueError, RecursionError) as error:
+            raise TapeError(f"tape {name}:{number}: {error}") from None
     return problems
 
 
@@ -168,67 +217,96 @@ def _check_header(data: Any) -> None:
             "not a tape: the first line must be its header; name a trace store that "
             "`recov-graph record` wrote to, or a tape it wrote with --out"
         )
-    if data["recov_graph_tape"] != FORMAT or data["feature_version"] != FEATURE_VERSION:
+    header = _Header.model_validate(data)
+    if (header.recov_graph_tape, header.feature_version) != (FORMAT, FEATURE_VERSION):
         raise ValueError(
-            f"format {data['recov_graph_tape']!r} with feature version {data['feature_version']!r} "
+            f"format {header.recov_graph_tape} with feature version {header.feature_version} "
             f"is not what is read here, {FORMAT} with {FEATURE_VERSION}; record it anew"
         )
 
 
-def _problem(data: Mapping[str, Any]) -> TapeProblem:
-    features = data["features"]
-    if features is not None and len(features) != len(FEATURES):
-        raise ValueError(f"features has {len(features)} numbers; it must have {len(FEATURES)}")
-    attempts = {
-        str(name): Attempts(
-            np.array([character == "1" for character in made["passed"]], bool),
-            np.array(made["tokens"], np.int64),
+def _check_operators(first: TapeProblem, problem: TapeProblem) -> None:
+    if set(first.attempts) != set(problem.attempts):
+        raise ValueError(
+            f"problem {short(problem.id)} has attempts of {', '.join(problem.attempts)}; the first "
+            f"problem has {', '.join(first.attempts)}. Every problem needs the same operators"
         )
-        for name, made in data["attempts"].items()
-    }
-    for name, made in attempts.items():
-        if len(made.passed) != len(made.tokens) or not len(made.passed):
+
+
+def _problem(data: Any) -> TapeProblem:
+    line = _Line.model_validate(data)
+    for name, value in zip(FEATURES, line.features or [], strict=False):
+        low, high = FEATURE_RANGES[name]
+        if not low <= value <= high:
+            raise ValueError(f"{name} is {value!r}; it must be a number of {low:g} to {high:g}")
+    for name, made in line.attempts.items():
+        if len(made.passed) != len(made.tokens):
             raise ValueError(
-                f"{name} has {len(made.passed)} outcomes and {len(made.tokens)} token counts; "
-                "it must have as many, and at least one"
+                f"{short(name)} has {len(made.passed)} outcomes and {len(made.tokens)} token "
+                "counts; it must have as many"
             )
     return TapeProblem(
-        id=str(data["id"]),
-        model=str(data["model"]),
-        task=str(data["task"]),
-        features=None if features is None else ProblemFeatures(*map(float, features)),
-        failed_samples=int(data["failed_samples"]),
-        lengths=Lengths(int(data["prompt_tokens"]), int(data["completion_tokens"])),
-        scoring_tokens=int(data["scoring_tokens"]),
-        attempts=attempts,
+        id=line.id,
+        model=line.model,
+        task=line.task,
+        features=None if line.features is None else ProblemFeatures(*line.features),
+        failed_samples=line.failed_samples,
+        lengths=Lengths(line.prompt_tokens, line.completion_tokens),
+        scoring_tokens=line.scoring_tokens,
+        attempts=_ordered(
+            {
+                name: _attempts([one == "1" for one in made.passed], made.tokens)
+                for name, made in line.attempts.items()
+            }
+        ),
     )
 
 
+def _attempts(passed: Sequence[bool | int], tokens: Sequence[int]) -> Attempts:
+    return Attempts(np.array(passed, bool), np.array(tokens, np.int64))
+
+
+def _ordered(attempts: Mapping[str, Attempts]) -> dict[str, Attempts]:
+    """In the order of the registry, then by name: the same wherever a tape comes from."""
+    known = [name for name in registered() if name in attempts]
+    return {name: attempts[name] for name in (*known, *sorted(attempts.keys() - set(known)))}
+
+
 def _from_store(path: Path) -> list[TapeProblem]:
-    with TraceStore(path) as store:
-        rows = tape_problems(store)
-        attempts = tape_attempts(store)
+    try:
+        with TraceStore(path) as store:
+            rows = tape_problems(store)
+            attempts = tape_attempts(store)
+    except StoreError as error:
+        raise TapeError(f"tape {path}: {error}") from None
     made: dict[str, dict[str, list[tuple[int, int]]]] = {}
     for problem_id, operator, passed, tokens in attempts:
         made.setdefault(problem_id, {}).setdefault(operator, []).append((passed, tokens))
-    return [
-        TapeProblem(
-            id=row["key"],
-            model=row["model"],
-            task=row["task"],
-            features=None
-            if row["spread"] is None
-            else ProblemFeatures(*(row[name] for name in FEATURES)),
-            failed_samples=row["failed_samples"],
-            lengths=Lengths(row["prompt_tokens"], row["completion_tokens"]),
-            scoring_tokens=row["scoring_tokens"],
-            attempts={
-                name: Attempts(
-                    np.array([p for p, _ in pairs], bool), np.array([t for _, t in pairs], np.int64)
-                )
-                for name, pairs in made[row["id"]].items()
-            },
-        )
-        for row in rows
-        if row["id"] in made
-    ]
+    latest: dict[tuple[str, str, str], TapeProblem] = {}
+    for row in rows:
+        if row["id"] in made:
+            problem = _from_row(row, made[row["id"]])
+            latest[problem.model, problem.task, problem.id] = problem
+    problems = list(latest.values())
+    for problem in problems:
+        try:
+            _check_operators(problems[0], problem)
+        except ValueError as error:
+            raise TapeError(f"tape {path}: {error}") from None
+    return problems
+
+
+def _from_row(row: Row, made: Mapping[str, Sequence[tuple[int, int]]]) -> TapeProblem:
+    measured = row["spread"] is not None
+    return TapeProblem(
+        id=row["key"],
+        model=row["model"],
+        task=row["task"],
+        features=ProblemFeatures(*(row[name] for name in FEATURES)) if measured else None,
+        failed_samples=row["failed_samples"],
+        lengths=Lengths(row["prompt_tokens"], row["completion_tokens"]),
+        scoring_tokens=row["scoring_tokens"],
+        attempts=_ordered(
+            {name: _attempts(*zip(*pairs, strict=True)) for name, pairs in made.items()}
+        ),
+    )

@@ -1,12 +1,11 @@
-"""Measure the embedded pair: accuracy, regimes, and the policy that ships.
+"""Measure the embedded pair: accuracy and regimes.
 
 Run after training::
 
     python -m training.measure_pair
 
 Writes, under ``recov_graph/models/pair/``, the bundled problems and the measurements that the
-model card quotes, and ``recov_graph/routing/default_policy.json``. All problems come from the
-reserved tenth that training never sees; the policy's problems are none of the bundled ones.
+model card quotes. All problems come from the reserved tenth that training never sees.
 """
 
 from __future__ import annotations
@@ -17,20 +16,18 @@ import random
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from recov_graph.features import FEATURES, problem_features
+from recov_graph.features import problem_features
 from recov_graph.graph import MAX_NEW_TOKENS, SAMPLES, TEMPERATURE
 from recov_graph.interventions import Failure, registered
 from recov_graph.models.embedded import PAIR, EmbeddedPair
 from recov_graph.problem import Problem
 from recov_graph.regimes import regime_label
 from recov_graph.rollout import Rollout
-from recov_graph.routing.policy import DEFAULT, Moments, Policy, Rescue, cell_name
 from recov_graph.seeds import call_seed
 from recov_graph.trace import measure
 from recov_graph.verifiers import as_verifier, judge
@@ -121,65 +118,6 @@ def measured(problem: Problem) -> dict[str, Any]:
     rates = {name: float(np.mean(outcomes)) for name, outcomes in row["outcomes"].items()}
     row["rates"], row["regime"] = rates, regime_label(rates)
     return row
-
-
-def policy_from(rows: list[dict[str, Any]], name: str) -> Policy:
-    """A policy whose population and rescue rates are those of the failed problems measured."""
-    failed = [row for row in rows if "features" in row]
-
-    def moments(of: list[dict[str, Any]]) -> dict[str, Moments]:
-        values = {f: np.array([row["features"][f] for row in of]) for f in FEATURES}
-        return {
-            f: Moments(mean=round(float(v.mean()), 6), sd=round(float(v.std()), 6), count=len(of))
-            for f, v in values.items()
-        }
-
-    rescue = {
-        operator: beta_of([row["rates"][operator] for row in failed]) for operator in registered()
-    }
-    return Policy(
-        name=name,
-        created=date.today().isoformat(),
-        source=(
-            f"{len(failed)} failed problems of the embedded pair, {ATTEMPTS} attempts of each "
-            "operator at each; python -m training.measure_pair"
-        ),
-        population=moments(failed),
-        cells={
-            cell_name("embedded", kind): moments([r for r in failed if r["task"] == kind])
-            for kind in KINDS
-        },
-        rescue=rescue,
-        carry_over=carry_over_of(failed, rescue),
-        failed_samples=SAMPLES,
-        stop_below=STOP_BELOW,
-    )
-
-
-def beta_of(rates: list[float]) -> Rescue:
-    """The Beta distribution whose mean and spread fit rates measured on ATTEMPTS attempts each."""
-    mean = float(np.clip(np.mean(rates), 1e-3, 1 - 1e-3))
-    # Part of the observed variance is binomial noise of the measurement.
-    n = ATTEMPTS
-    observed = float(np.var(rates))
-    between = max(1e-4, (observed - mean * (1 - mean) / n) / (1 - 1 / n))
-    strength = max(0.05, mean * (1 - mean) / between - 1)
-    return Rescue(
-        alpha=round(mean * strength, 4), beta=round((1 - mean) * strength, 4), problems=len(rates)
-    )
-
-
-def carry_over_of(failed: list[dict[str, Any]], rescue: dict[str, Rescue]) -> float:
-    """How much of an own failure one with another operator weighs, the median over all pairs."""
-    weights = []
-    for operator, prior in rescue.items():
-        rates = np.array([row["rates"][operator] for row in failed])
-        for other in rescue:
-            if other != operator:
-                fails = 1 - np.array([row["rates"][other] for row in failed])
-                after = float((rates * fails).sum() / fails.sum())
-                weights.append(prior.alpha / max(after, 1e-6) - prior.alpha - prior.beta)
-    return round(float(np.clip(np.median(weights), 0, 1)), 3)
 
 
 def halves(row: dict[str, Any]) -> list[tuple[str, dict[str, float]]]:
@@ -313,7 +251,7 @@ def model_card(figures: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Write the bundled problems, the measurements and the default policy."""
+    """Write the bundled problems and the measurements."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--rows", type=Path, help="also write every problem's outcomes here")
@@ -321,22 +259,18 @@ def main() -> None:
     bundled = problems(random.Random(100), frozenset())
     lines = [problem.model_dump_json() + "\n" for problem in bundled]
     (PAIR / "problems.jsonl").write_text("".join(lines), encoding="utf-8")
-    others = problems(random.Random(200), frozenset(p.prompt for p in bundled))
     with ProcessPoolExecutor(options.processes) as pool:
         rows = list(pool.map(measured, bundled, chunksize=4))
-        other_rows = list(pool.map(measured, others, chunksize=4))
     if options.rows:
-        text = json.dumps({"bundled": rows, "policy": other_rows})
-        options.rows.write_text(text, encoding="utf-8")
-    write(rows, other_rows)
+        options.rows.write_text(json.dumps(rows), encoding="utf-8")
+    write(rows)
 
 
-def write(rows: list[dict[str, Any]], other_rows: list[dict[str, Any]]) -> None:
-    """The measurements, the model card and the policy."""
-    report = {"bundled": summary(rows), "policy_problems": summary(other_rows)}
+def write(rows: list[dict[str, Any]]) -> None:
+    """The measurements and the model card."""
+    report = {"bundled": summary(rows)}
     (PAIR / "measurements.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     (PAIR / "README.md").write_text(model_card(report["bundled"]), encoding="utf-8")
-    policy_from(other_rows, "embedded-rule").save(DEFAULT)
     for name, figures in report.items():
         shares = {regime: row["share"] for regime, row in figures["regimes"].items()}
         print(f"{name}: {figures['failed']} of {figures['problems']} fail at first; {shares}")

@@ -25,8 +25,8 @@ store_text_option = click.option(
 )
 
 
-def check_writable(path: Path) -> None:
+def check_writable(path: Path, option: str = "--json") -> None:
     """Refuse an output file before any work is done for it."""
     target = path if path.exists() else path.parent
     if path.is_dir() or not path.parent.is_dir() or not os.access(target, os.W_OK):
-        raise click.BadParameter(f"{path} cannot be written", param_hint="--json")
+        raise click.BadParameter(f"{path} cannot be written", param_hint=option)

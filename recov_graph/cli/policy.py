@@ -16,7 +16,6 @@ from recov_graph.errors import PolicyError
 from recov_graph.words import count, cut
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
     from recov_graph.routing import Policy
@@ -50,7 +49,7 @@ def policy() -> None:
 @policies_option
 def list_policies(folder: Path | None) -> None:
     """List the policies there are; a star marks the one in use."""
-    from recov_graph.console import plain
+    from recov_graph.console import console, plain
     from recov_graph.policies import SHIPPED, Entry, PolicyShelf
     from recov_graph.routing.policy import DEFAULT, default_policy
 
@@ -73,11 +72,11 @@ def list_policies(folder: Path | None) -> None:
                 f"{_failures(entry.policy):,}",
                 f"{entry.activations:,}",
             )
-    console = _console()
-    console.print(table)
+    out = console()
+    out.print(table)
     for entry in entries:
         if entry.error is not None:
-            console.print(plain(f"{'* ' if entry.active else ''}{entry.error}"))
+            out.print(plain(f"{'* ' if entry.active else ''}{entry.error}"))
 
 
 @policy.command()
@@ -104,19 +103,19 @@ def show(ref: str | None, as_json: bool, folder: Path | None) -> None:
 @policies_option
 def compare(a: str, b: str, folder: Path | None) -> None:
     """Show what differs from policy A to policy B."""
-    from recov_graph.console import plain
+    from recov_graph.console import console, plain
     from recov_graph.policies import PolicyShelf
 
     shelf = PolicyShelf(folder)
     old, new = shelf.find(a), shelf.find(b)
-    console = _console()
+    out = console()
     if old == new:
-        console.print(f"the same policy: {plain(_title(old))}")
+        out.print(f"the same policy: {plain(_title(old))}")
         return
     table = _table("field", plain(_title(old)), plain(_title(new)))
     for difference in diff(old, new):
         table.add_row(*map(plain, (difference.field, difference.old, difference.new)))
-    console.print(table)
+    out.print(table)
 
 
 @policy.command()
@@ -291,21 +290,21 @@ def _are_numbers(value: Any) -> bool:
 def _print_policy(policy: Policy) -> None:
     from rich.table import Table
 
-    from recov_graph.console import plain
+    from recov_graph.console import console, plain
 
-    console = _console()
+    out = console()
     facts = Table.grid(padding=(0, 2))
     for name, text in _facts(policy):
         facts.add_row(name, plain(text))
-    console.print(facts)
+    out.print(facts)
     rates = _table("operator", **{"expected rescue of a fresh failure": "right"})
     for name, rate in sorted(expected_rescue(policy).items(), key=lambda item: -item[1]):
         rates.add_row(plain(name), f"{rate:.1%}")
-    console.print(rates)
+    out.print(rates)
     cells = _table("cell", failures="right")
     for name, failures in _failures_by_cell(policy).items():
         cells.add_row(plain(name), f"{failures:,}")
-    console.print(cells)
+    out.print(cells)
 
 
 def _facts(policy: Policy) -> Iterator[tuple[str, str]]:
@@ -365,11 +364,3 @@ def _table(*headings: str, **justified: Any) -> Table:
     for heading, justify in justified.items():
         table.add_column(heading, justify=justify)
     return table
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    # Into a pipe nothing is cut: a line is as long as it has to be.
-    width = None if sys.stdout.isatty() else 10_000
-    return Console(highlight=False, markup=False, emoji=False, width=width)

@@ -19,6 +19,7 @@ from recov_graph.cli.options import (
 
 if TYPE_CHECKING:
     from recov_graph.problem import Problem
+    from recov_graph.scheduler import Pool
 
 
 @click.command()
@@ -70,6 +71,15 @@ def demo(problems: int, seed: int, db: Path | None, store_text: str, json_out: s
 @click.option("--max-attempts", type=int, default=12, show_default=True, help="For each problem.")
 @click.option("--max-tokens", type=int, help="For each problem; default: no limit.")
 @click.option("--max-seconds", type=float, help="Of model time for each problem.")
+@click.option("--total-tokens", type=int, help="For all problems together, spent where worth most.")
+@click.option("--total-attempts", type=int, help="For all problems together: rollouts in all.")
+@click.option(
+    "--least-worth",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="With a total: rescues expected per 1,000 tokens under which nothing more is tried.",
+)
 @click.option(
     "--baseline/--no-baseline",
     default=True,
@@ -88,6 +98,9 @@ def run(
     max_attempts: int,
     max_tokens: int | None,
     max_seconds: float | None,
+    total_tokens: int | None,
+    total_attempts: int | None,
+    least_worth: float,
     baseline: bool,
     seed: int,
     db: Path | None,
@@ -96,7 +109,13 @@ def run(
 ) -> None:
     """Run the problems of a file, one JSON object a line with prompt, answer, id and task."""
     from recov_graph.problem import read_problems
+    from recov_graph.scheduler import Pool
 
+    pooled = total_tokens is not None or total_attempts is not None
+    if least_worth and not pooled:
+        raise click.BadParameter(
+            "only counts with --total-tokens or --total-attempts", param_hint="--least-worth"
+        )
     sys.path.insert(0, str(Path.cwd()))  # where --verifier python:MODULE:FUNCTION is looked for
     _run_batch(
         read_problems(problems),
@@ -114,6 +133,7 @@ def run(
             "max_seconds": max_seconds,
         },
         baseline=baseline,
+        pool=Pool(total_tokens, total_attempts, least_worth) if pooled else None,
     )
 
 
@@ -130,14 +150,17 @@ def _run_batch(
     baseline: bool,
     model: str = "embedded",
     policy: Path | None = None,
+    pool: Pool | None = None,
 ) -> None:
     from recov_graph.batch import compare_with_retry, run_batch, summary
     from recov_graph.budget import Budget
     from recov_graph.console import plain, print_summary, progress
-    from recov_graph.graph import MAX_NEW_TOKENS, TEMPERATURE, create_recovery_graph
+    from recov_graph.graph import MAX_NEW_TOKENS, SAMPLES, TEMPERATURE, build_recovery_graph
     from recov_graph.models import as_model
+    from recov_graph.scheduler import run_pooled
     from recov_graph.store import TraceStore, default_path
     from recov_graph.verifiers import as_verifier
+    from recov_graph.workspace import KEPT_PROBLEMS
 
     settings: dict[str, Any] = {
         "temperature": TEMPERATURE,
@@ -148,17 +171,21 @@ def _run_batch(
     if json_out not in (None, "-"):
         check_writable(Path(str(json_out)))
     with TraceStore(db or default_path(), store_text=store_text) as store:
-        graph = create_recovery_graph(
+        graph = build_recovery_graph(
             pair,
             judge,
             router=policy,
             budget=Budget(**limits),
             store=store,
             kind=kind,
+            open_problems=KEPT_PROBLEMS if pool is None else max(KEPT_PROBLEMS, len(problems)),
             **settings,
         )
         with progress(len(problems)) as advance:
-            batch = run_batch(graph, problems, advance)
+            if pool is None:
+                batch = run_batch(graph.compile(), problems, advance)
+            else:
+                batch = run_pooled(graph, problems, SAMPLES, pool, advance)
         if baseline:
             compare_with_retry(batch, pair, judge, draw=8, **settings)
         figures = {**summary(batch), "db": store.path}

@@ -224,10 +224,10 @@ def _steps(
     """(operator, whether features are measured for it, its expected rescue, its cost)."""
     index = {name: i for i, name in enumerate(bench.operators)}
     scoring = int(bench.scoring[row])
-    at_once = features and bool(scoring) and router.wants_features
-    evidence = bench.evidence(
-        row, attempts_left=length, tokens_left=tokens, measured=at_once or not scoring
-    )
+    evidence = bench.evidence(row, attempts_left=length, tokens_left=tokens, measured=not scoring)
+    at_once = features and bool(scoring) and router.wants_features(evidence)
+    if at_once:
+        evidence = bench.evidence(row, attempts_left=length, tokens_left=tokens, measured=True)
     evidence = _seen(evidence, features)
     first = scoring if at_once else 0
     evidence = replace(evidence, tokens_left=evidence.tokens_left - first)

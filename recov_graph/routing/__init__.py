@@ -32,7 +32,7 @@ def as_router(value: Router | Policy | str | Path | None) -> Router:
         PolicyError: the policy file cannot be used.
     """
     if value is None:
-        return RuleRouter()
+        value = default_policy()
     if isinstance(value, str | Path):
         value = load_policy(value)
     if isinstance(value, Policy):

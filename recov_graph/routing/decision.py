@@ -86,17 +86,27 @@ class Decision:
         return {**asdict(self), "candidates": [asdict(c) for c in self.candidates]}
 
 
+def affordable(evidence: Evidence) -> dict[str, int]:
+    """The operators that fit the tokens left, with their costs."""
+    return {
+        name: cost
+        for name, cost in evidence.costs.items()
+        if cost + evidence.once.get(name, 0) <= evidence.tokens_left
+    }
+
+
 def any_rescue(path: Iterable[Candidate]) -> float:
     """The chance that one of the attempts passes."""
     return 1.0 - math.prod(1.0 - candidate.expected_rescue for candidate in path)
 
 
-def wants_features(router: Router) -> bool:
-    """Whether a router has features measured before its first choice; they cost tokens.
+def wants_features(router: Router, evidence: Evidence) -> bool:
+    """Whether a router wants features measured before its first choice; they cost tokens.
 
-    A router says so by an attribute `wants_features`; without one it does.
+    A router says so by a method `wants_features(evidence)`; without one it does.
     """
-    return bool(getattr(router, "wants_features", True))
+    asked = getattr(router, "wants_features", None)
+    return True if asked is None else bool(asked(evidence))
 
 
 @runtime_checkable

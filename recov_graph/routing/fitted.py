@@ -23,13 +23,15 @@ from recov_graph.routing.decision import (
     Decision,
     Evidence,
     Regime,
+    affordable,
     any_rescue,
 )
-from recov_graph.routing.policy import Policy, cell_name
+from recov_graph.routing.policy import Policy, cell_name, model_part
 from recov_graph.routing.rule import FORESEEN, RuleRouter
 from recov_graph.words import count
 
-ELSEWHERE = 0.1  # what a stored failure of another cell counts for trust in this one
+# What a stored failure of another task, or of another model, counts for trust in a cell.
+SAME_MODEL, OTHER_MODEL = 0.1, 0.01
 SHARED_BY = 4  # attempts that share what is paid once, where tokens are not limited
 TIMES = np.arange(AHEAD + 1)
 HALF_TRUST = 10  # stored failures with which rule and posterior count alike
@@ -54,20 +56,25 @@ class PosteriorRouter:
         self._index = {name: i for i, name in enumerate(self._believer.operators)}
         self._rule = RuleRouter(policy)
         self._stored = sum(self._posterior.failures.values())
+        self._by_model: Counter[str] = Counter()
+        for cell, failures in self._posterior.failures.items():
+            self._by_model[model_part(cell)] += failures
 
     @property
     def name(self) -> str:
         """The policy's name."""
         return self.policy.name
 
-    @property
-    def wants_features(self) -> bool:
-        """Whether features pay for being measured before the first choice."""
-        return self._posterior.measure
+    def wants_features(self, evidence: Evidence) -> bool:
+        """Whether features pay for being measured before the first choice.
+
+        They do for the rule, which goes by nothing else, as long as it has more of a say.
+        """
+        return self._posterior.measure or self.trust(evidence.model, evidence.task) < 0.5
 
     def decide(self, evidence: Evidence) -> Decision:
         """The operator with the best expected rescue for its cost, or a stop."""
-        evidence = replace(evidence, costs=_affordable(evidence))
+        evidence = replace(evidence, costs=affordable(evidence))
         if not evidence.costs:
             return Decision(None, "sampling", 1.0, 0.0, (), "no operator fits the tokens left")
         candidates, chance = self._candidates(evidence, self._belief(evidence))
@@ -103,10 +110,12 @@ class PosteriorRouter:
         """The attempts that would follow one another while all of them fail."""
         return self._path(evidence, self._belief(evidence))
 
-    def trust(self, cell: str) -> float:
+    def trust(self, model: str, task: str) -> float:
         """How far the posterior is trusted in a cell, 0 to 1."""
-        own = self._posterior.failures.get(cell, 0)
-        failures = own + ELSEWHERE * (self._stored - own)
+        own = self._posterior.failures.get(cell_name(model, task), 0)
+        akin = self._by_model.get(cell_name(model, ""), 0)
+        others = self._stored - akin
+        failures = own + SAME_MODEL * (akin - own) + OTHER_MODEL * others
         return failures**2 / (failures**2 + HALF_TRUST**2)
 
     def _belief(self, evidence: Evidence) -> Belief:
@@ -142,7 +151,7 @@ class PosteriorRouter:
                 for name in names
             }
             worth = {name: 1000 * value for name, value in cheapest.items()}
-        trust = self.trust(cell_name(evidence.model, evidence.task))
+        trust = self.trust(evidence.model, evidence.task)
         chance = max(outlook.values(), default=0.0)
         if trust < SURE or len(names) < len(evidence.costs):
             rescue, worth = self._blended(evidence, rescue, worth, trust)
@@ -205,7 +214,7 @@ class PosteriorRouter:
 
     def _path(self, evidence: Evidence, belief: Belief) -> Iterator[Candidate]:
         for _ in range(min(evidence.attempts_left, FORESEEN)):
-            evidence = replace(evidence, costs=_affordable(evidence))
+            evidence = replace(evidence, costs=affordable(evidence))
             if not evidence.costs:
                 return
             best = self._candidates(evidence, belief)[0][0]
@@ -248,15 +257,6 @@ class PosteriorRouter:
         return (
             f"{after}by {of}, {chosen.operator} has the best expected rescue for its cost, {odds}"
         )
-
-
-def _affordable(evidence: Evidence) -> dict[str, int]:
-    """The operators that fit the tokens left."""
-    return {
-        name: cost
-        for name, cost in evidence.costs.items()
-        if cost + evidence.once.get(name, 0) <= evidence.tokens_left
-    }
 
 
 def _regime(candidates: Sequence[Candidate]) -> Regime:

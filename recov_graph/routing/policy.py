@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +24,7 @@ from recov_graph.signals import FEATURE_VERSION
 SCHEMA_VERSION = 2
 ROUTER_VERSION = 1
 LEAST_SD = 1e-9  # a feature that never varied says nothing
+NUMBERS = re.compile(r"\[[-+.,\deE\s]+\]")  # a list of nothing but numbers goes on one line
 DEFAULT = Path(__file__).parent / "default_policy.json"
 
 # The paper's rule: which feature speaks for which operator.
@@ -209,7 +211,8 @@ class Policy(_Part):
     def save(self, path: str | Path) -> None:
         """Write the policy with its content hash."""
         data = {**self._as_data(), "content_hash": self.content_hash}
-        Path(path).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+        text = NUMBERS.sub(lambda found: " ".join(found[0].split()), json.dumps(data, indent=2))
+        Path(path).write_text(text + "\n", encoding="utf-8")
 
     def _as_data(self) -> dict[str, Any]:
         # Without what is not there: a file of an earlier version keeps its hash.
@@ -220,6 +223,13 @@ def cell_name(model: str, task: str) -> str:
     """The key of a cell in a policy."""
     # The bar separates the two, so one inside a name is doubled.
     return "|".join(part.replace("|", "||") for part in (model, task))
+
+
+def model_part(cell: str) -> str:
+    """The cell's name with an empty task: the same for all cells of a model."""
+    model = re.match(r"(?:[^|]|\|\|)*", cell)
+    assert model is not None
+    return f"{model[0]}|"
 
 
 def _shrunk(cell: Moments, everyone: Moments, strength: float) -> Moments:

@@ -20,6 +20,7 @@ from recov_graph.routing.decision import (
     Decision,
     Evidence,
     Regime,
+    affordable,
     any_rescue,
 )
 from recov_graph.routing.policy import LEAST_SD, Policy, Rescue, default_policy
@@ -56,8 +57,7 @@ class RuleRouter:
 
     def decide(self, evidence: Evidence) -> Decision:
         """The next operator down the ranking, or a stop."""
-        left = evidence.tokens_left
-        costs = {name: cost for name, cost in evidence.costs.items() if cost <= left}
+        costs = affordable(evidence)
         evidence = replace(evidence, costs=costs)
         by_feature = self._by_feature(evidence)
         standing_out = [signed for signed in by_feature if signed.z > 0]

@@ -1,0 +1,195 @@
+"""`refit`: a new policy from stored traces, through the gate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from recov_graph.cli.options import check_writable, db_option
+
+if TYPE_CHECKING:
+    from recov_graph.offpolicy import Estimate
+    from recov_graph.refit import Refit
+
+
+@click.command()
+@db_option
+@click.option("--model", help="Learn from this model's failures only.")
+@click.option("--task", help="Learn from this task's failures only.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the policy here; it is put on the policy shelf in any case.",
+)
+@click.option("--activate", is_flag=True, help="Use it from now on, if the gate lets it pass.")
+@click.option("--force", is_flag=True, help="Activate it whatever the gate says.")
+@click.option("--name", default="fitted", show_default=True, help="What to call it.")
+@click.option(
+    "--explore",
+    type=click.FloatRange(0, 1),
+    default=0.05,
+    show_default=True,
+    help="Share of choices made at random, so that policies can be compared from logs.",
+)
+@click.option(
+    "--measure",
+    is_flag=True,
+    help="Measure the features of every failure before the first choice, whatever they cost.",
+)
+@click.option(
+    "--stop-below",
+    type=click.FloatRange(0, 1),
+    help="Stop when the chance of any rescue is below; default: as the active policy.",
+)
+@click.option(
+    "--confidence",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.9,
+    show_default=True,
+    help="Of the gate's intervals.",
+)
+@click.option(
+    "--policies", type=click.Path(path_type=Path, file_okay=False), help="Folder of policies."
+)
+def refit(
+    db: Path | None,
+    model: str | None,
+    task: str | None,
+    out: Path | None,
+    activate: bool,
+    force: bool,
+    name: str,
+    explore: float,
+    measure: bool,
+    stop_below: float | None,
+    confidence: float,
+    policies: Path | None,
+) -> None:
+    """Fit a policy to stored traces and compare it with the active one on the newest of them."""
+    from recov_graph.console import plain
+    from recov_graph.errors import PolicyError, StoreError
+    from recov_graph.policies import PolicyShelf
+    from recov_graph.refit import refit as fit
+    from recov_graph.routing import default_policy
+    from recov_graph.store import TraceStore, default_path
+
+    if force and not activate:
+        raise click.BadParameter("only overrides the gate of --activate", param_hint="--force")
+    path = db or default_path()
+    if not path.is_file():
+        raise StoreError(f"no trace store at {path}; run `recov-graph demo` first or name one")
+    if out is not None:
+        check_writable(out, "--out")
+    shelf = PolicyShelf(policies)
+    active = shelf.active() or default_policy()
+    with TraceStore(path) as store:
+        made = fit(
+            store,
+            active,
+            name=name,
+            model=model,
+            task=task,
+            explore=explore,
+            measure=measure,
+            stop_below=stop_below,
+            confidence=confidence,
+        )
+    _print_learned(made)
+    _print_verdict(made, active.name, confidence)
+    saved = shelf.save(made.policy)
+    if out is not None:
+        made.policy.save(out)
+    click.echo(f"policy {made.policy.content_hash}: {plain(str(out or saved))}")
+    if not activate:
+        click.echo(f"not activated; `recov-graph policy activate {made.policy.content_hash}` does")
+        return
+    if not made.verdict.passed and not force:
+        raise PolicyError(f"not activated: {made.verdict.why}")
+    why = made.verdict.why
+    if not made.verdict.passed:
+        click.echo(f"--force overrides the gate, which said: {why}")
+        why = f"forced against: {why}"
+    shelf.activate(made.policy, why=why)
+    click.echo("activated; `recov-graph policy rollback` goes back")
+
+
+def _print_learned(made: Refit) -> None:
+    """What the policy was fitted on and what it expects of each operator."""
+    from rich.table import Table
+
+    from recov_graph.console import console, number, plain
+
+    posterior = made.policy.posterior
+    assert posterior is not None
+    table = Table(title="What was learned: how often an attempt is expected to rescue a failure")
+    table.add_column("cell")
+    for heading in ("failures", "attempts", "rescued", *posterior.operators):
+        table.add_column(heading, justify="right")
+    rates = _expected(made)
+    for cell, (problems, attempts, rescues) in made.cells.items():
+        counts = map(number, (problems, round(attempts), round(rescues)))
+        table.add_row(plain(cell), *counts, *(f"{rate:.0%}" for rate in rates[cell]))
+    out = console()
+    out.print(table)
+    window = made.policy.window
+    assert window is not None
+    out.print(
+        f"{number(sum(row[0] for row in made.cells.values()))} failed problems, stored "
+        f"{window.first[:10]} to {window.last[:10]}, {len(posterior.weights)} types of failure"
+    )
+
+
+def _expected(made: Refit) -> dict[str, list[float]]:
+    """Each operator's expected rescue rate on a fresh failure of each cell."""
+    import numpy as np
+
+    posterior = made.policy.posterior
+    assert posterior is not None
+    rescue = np.array(posterior.rescue)
+    table = {}
+    for cell in made.cells:
+        weights = np.zeros(len(rescue))
+        for index, share in posterior.cells[cell].items():
+            weights[index] = share
+        table[cell] = (weights @ rescue / weights.sum()).tolist()
+    return table
+
+
+def _print_verdict(made: Refit, active: str, confidence: float) -> None:
+    """How it compares with the active policy on the newest problems, by logged decisions."""
+    from rich.table import Table
+
+    from recov_graph.console import console, number, plain
+
+    verdict, out = made.verdict, console()
+    if verdict.comparison is not None:
+        table = Table(
+            title=f"On the newest {number(verdict.problems)} routed failures, seen by neither "
+            f"({confidence:.0%} intervals)"
+        )
+        table.add_column("policy")
+        for heading in ("estimate", "rescued", "tokens each", "rescues per 1,000 tokens", "ess"):
+            table.add_column(heading, justify="right")
+        comparison = verdict.comparison
+        for label, estimate in (("new", comparison.target), (active, comparison.baseline)):
+            for row in _estimates(estimate):
+                table.add_row(plain(label), *row, f"{estimate.ess:.0f}")
+        out.print(table)
+    out.print(f"gate {'passed' if verdict.passed else 'not passed'}: {verdict.why}")
+
+
+def _estimates(estimate: Estimate) -> list[tuple[str, str, str, str]]:
+    rows = []
+    for name, figures in (("self-normalised", estimate.snips), ("doubly robust", estimate.dr)):
+        ratio = figures.rescues_per_1000
+        rows.append(
+            (
+                name,
+                f"{figures.rescue_rate.point:.1%}",
+                f"{figures.mean_cost.point:,.0f}",
+                f"{ratio.point:.2f} ({ratio.low:.2f} to {ratio.high:.2f})",
+            )
+        )
+    return rows

@@ -1,0 +1,55 @@
+"""What a router is asked about a problem under way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from recov_graph.attempts import failed_samples
+from recov_graph.budget import MeteredModel
+from recov_graph.features import ProblemFeatures
+from recov_graph.interventions.base import Intervention, Lengths
+from recov_graph.measuring import Measuring
+from recov_graph.models.base import Capability, Model
+from recov_graph.routing.decision import Evidence
+from recov_graph.seeds import SEEDS, call_seed
+from recov_graph.state import RecoveryState
+
+
+def evidence_of(
+    state: RecoveryState,
+    *,
+    model: Model,
+    interventions: Mapping[str, Intervention],
+    measuring: Measuring,
+    meter: MeteredModel,
+    seed: int | None,
+) -> Evidence:
+    """The state as a router sees it, with what the budget of the meter still allows."""
+    problem, failed = state["current"], failed_samples(state)
+    lengths = Lengths(
+        prompt=model.prompt_length(problem["prompt"]),
+        completion=sum(attempt["tokens"] for attempt in failed) // max(1, len(failed)),
+    )
+    can, once = model.capabilities, 0
+    if not measuring.traces(state):
+        scoring = measuring.expected_cost(state)
+        if scoring is None:
+            can = can - {Capability.SCORE}
+        once = scoring or 0
+    possible = {name: one for name, one in interventions.items() if one.needs <= can}
+    features = state["features"]
+    step = len(state["route"])
+    return Evidence(
+        model=model.name,
+        task=problem["task"],
+        features=None if features is None else ProblemFeatures(**features),
+        failed_samples=len(failed),
+        tried=[decision["operator"] for decision in state["route"] if decision["operator"]],
+        costs={name: one.expected_cost(lengths) for name, one in possible.items()},
+        attempts_left=meter.budget.max_attempts - len(state["attempts"]),
+        tokens_left=meter.budget.tokens_left(meter.spent),
+        draw=call_seed(seed, f"{problem['id']}/choice", step) / SEEDS,
+        once={
+            name: once for name, one in possible.items() if once and Capability.SCORE in one.needs
+        },
+    )

@@ -1,0 +1,157 @@
+"""Refitting: a new policy from stored traces, with what it learned and whether it may be used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from recov_graph.errors import StoreError
+from recov_graph.gate import HOLDOUT, Verdict, judge_policy
+from recov_graph.routing import as_router
+from recov_graph.routing.outcomes import cell_moments
+from recov_graph.routing.policy import Counts, Policy, Posterior, Rescue, Window
+from recov_graph.routing.posterior import fit_posterior
+from recov_graph.store import TraceStore
+from recov_graph.store.traces import now
+from recov_graph.stored import StoredFailures, logged_decisions, newest, read_failures
+from recov_graph.version import __version__
+
+EXPLORE = 0.05
+LEAST_PROBLEMS = 1
+
+
+@dataclass(frozen=True)
+class Refit:
+    """A refitted policy.
+
+    Attributes:
+        policy: fitted on all stored failures.
+        verdict: of the gate, on one fitted without the newest.
+        held_out: failed problems kept from that one.
+        cells: by cell, (failed problems, attempts, rescues).
+    """
+
+    policy: Policy
+    verdict: Verdict
+    held_out: int
+    cells: dict[str, tuple[int, float, float]]
+
+
+def refit(
+    store: TraceStore,
+    active: Policy,
+    *,
+    name: str = "fitted",
+    model: str | None = None,
+    task: str | None = None,
+    explore: float = EXPLORE,
+    measure: bool = False,
+    stop_below: float | None = None,
+    confidence: float | None = None,
+    judge: Callable[..., Verdict] = judge_policy,
+) -> Refit:
+    """Fit a policy to the failures of a store, and judge it against the active one.
+
+    Args:
+        store: the trace store.
+        active: the policy in use; it also lends what cannot be learned from outcomes.
+        name: of the new policy.
+        model: learn from that model's failures only.
+        task: learn from that task's failures only.
+        explore: share of choices made at random.
+        measure: whether features are measured before the first choice.
+        stop_below: the chance of any rescue under which to stop; by default the active policy's.
+        confidence: of the gate's intervals.
+        judge: the gate.
+
+    Raises:
+        StoreError: the store holds no failure to learn from.
+    """
+    failures = read_failures(store, model=model, task=task)
+    settings = {"name": name, "explore": explore, "measure": measure, "stop_below": stop_below}
+    older, held = newest(failures, HOLDOUT)
+    options = {} if confidence is None else {"confidence": confidence}
+    if len(older) and len(held):
+        candidate = fitted(older, active, store.path, **settings)  # type: ignore[arg-type]
+        log = logged_decisions(store, held)
+        verdict = judge(as_router(candidate), as_router(active), log, **options)
+    else:
+        verdict = judge(as_router(active), as_router(active), [], **options)
+    policy = fitted(failures, active, store.path, **settings)  # type: ignore[arg-type]
+    return Refit(policy, verdict, len(held), _by_cell(failures))
+
+
+def fitted(
+    failures: StoredFailures,
+    active: Policy,
+    source: str,
+    *,
+    name: str,
+    explore: float,
+    measure: bool,
+    stop_below: float | None,
+) -> Policy:
+    """A policy fitted on failures; nothing is held out."""
+    outcomes = failures.outcomes
+    if len(failures) < LEAST_PROBLEMS or outcomes.attempts.sum() <= 0:
+        raise StoreError("there is no judged attempt to learn from")
+    population, cells = cell_moments(outcomes)
+    if not population["spread"].count:  # nothing was measured: z-scores stay those of before
+        population, cells = active.population, active.cells
+    base = active.model_copy(update={"population": population, "cells": cells, "posterior": None})
+    posterior = fit_posterior(outcomes, base, measure=measure, explore=explore)
+    sampled = outcomes.failed_samples[np.isfinite(outcomes.failed_samples)]
+    return Policy(
+        name=name,
+        created=now(),
+        source=f"{len(failures)} failed problems of a trace store",
+        population=population,
+        cells=cells,
+        shrinkage=active.shrinkage,
+        rule=active.rule,
+        rescue={**active.rescue, **rescue_of(posterior, failures)},
+        carry_over=active.carry_over,
+        failed_samples=round(float(np.median(sampled))) if len(sampled) else active.failed_samples,
+        stop_below=active.stop_below if stop_below is None else stop_below,
+        code_version=__version__,
+        window=Window(first=min(failures.times), last=max(failures.times)),
+        counts=Counts(
+            problems=len(failures),
+            attempts=float(outcomes.attempts.sum()),
+            rescues=float(outcomes.passed.sum()),
+        ),
+        posterior=posterior,
+    )
+
+
+def rescue_of(posterior: Posterior, failures: StoredFailures) -> dict[str, Rescue]:
+    """How each operator's rescue rate varies over failures: the Beta of its mean and variance."""
+    weights = np.array(posterior.weights) / np.sum(posterior.weights)
+    rates = np.array(posterior.rescue)
+    mean = weights @ rates
+    variance = np.maximum(weights @ (rates - mean) ** 2, 1e-5)
+    strength = np.clip(mean * (1 - mean) / variance - 1, 0.05, 1e4)
+    tried = (failures.outcomes.attempts > 0).sum(axis=0)
+    return {
+        operator: Rescue(
+            alpha=round(float(mean[i] * strength[i]), 6),
+            beta=round(float((1 - mean[i]) * strength[i]), 6),
+            problems=int(tried[i]),
+        )
+        for i, operator in enumerate(posterior.operators)
+    }
+
+
+def _by_cell(failures: StoredFailures) -> dict[str, tuple[int, float, float]]:
+    outcomes = failures.outcomes
+    table = {}
+    for index, name in enumerate(outcomes.cells):
+        rows = outcomes.cell == index
+        table[name] = (
+            int(rows.sum()),
+            float(outcomes.attempts[rows].sum()),
+            float(outcomes.passed[rows].sum()),
+        )
+    return table
