@@ -137,7 +137,7 @@ def print_run(store: TraceStore, run_id: str | None) -> None:
         table.add_row(
             plain(row["key"]),
             plain(row["task"]),
-            row["stop_reason"] or "unfinished",
+            row["stop_reason"] or _unended(run),
             row["regime"] or "",
             number(row["attempts"] or 0),
             number(row["tokens"] or 0),
@@ -178,7 +178,13 @@ def print_problem(store: TraceStore, run_id: str | None, key: str) -> None:
     for decision in decisions:
         if decision["operator"] is None:
             out.print(Text(plain(decision["reason"])))
-    out.print(f"{problem['stop_reason'] or 'unfinished'}, {number(problem['tokens'] or 0)} tokens")
+    ended = problem["stop_reason"] or _unended(run)
+    out.print(f"{ended}, {number(problem['tokens'] or 0)} tokens")
+
+
+def _unended(run: Row) -> str:
+    """What a problem without an outcome is: nothing was run for outcomes from elsewhere."""
+    return "imported" if run["kind"] == "import" else "unfinished"
 
 
 def _run(store: TraceStore, run_id: str | None) -> Row:

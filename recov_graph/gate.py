@@ -1,20 +1,24 @@
 """The gate: is a new policy no worse than the active one, on problems it has not seen?
 
-Both are judged by the same logged decisions of a third, the policy that was active when they were
-taken. Where that one stopped, nobody knows what going on would have brought: a policy that would
-have gone on is judged by what it did up to there, and so is the one it is compared with.
+Where every operator's attempts were recorded, it is known what either policy would have rescued.
+Elsewhere both are judged by the same logged decisions of a third, the policy that was active when
+they were taken. Where that one stopped, nobody knows what going on would have brought: a policy
+that would have gone on is judged by what it did up to there, and so is the other.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 
+from recov_graph.evaluate.bench import Bench
 from recov_graph.offpolicy import Comparison, Interval, Logged, compare
-from recov_graph.routing.decision import Decision, Evidence, Router
+from recov_graph.routing.decision import Decision, Evidence, Router, wants_features
 from recov_graph.stored import LoggedDecision
 
 LEAST_ESS = 50.0
@@ -23,6 +27,28 @@ TOLERANCE = 0.05
 HOLDOUT = 0.25
 MOST_PROBLEMS = 1500  # of the newest: more would only take longer
 RESAMPLES = 1000
+HORIZON = 8  # attempts that recorded problems are followed for
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One policy by one estimator.
+
+    Attributes:
+        policy: "new" or "active".
+        estimate: how it was estimated.
+        rescue_rate: share of the problems.
+        mean_cost: tokens a problem.
+        rescues_per_1000: tokens, with its interval.
+        problems: effective sample size.
+    """
+
+    policy: str
+    estimate: str
+    rescue_rate: float
+    mean_cost: float
+    rescues_per_1000: Interval
+    problems: float
 
 
 @dataclass(frozen=True)
@@ -32,16 +58,97 @@ class Verdict:
     Attributes:
         passed: whether the new policy may be activated.
         why: in one line.
-        comparison: the estimates, or None where there was nothing to compare on.
         problems: problems judged by.
-        decisions: logged decisions judged by.
+        figures: the estimates; none where there was nothing to compare on.
     """
 
     passed: bool
     why: str
-    comparison: Comparison | None
-    problems: int
-    decisions: int
+    problems: int = 0
+    figures: tuple[Figure, ...] = ()
+
+
+def judge_recorded(
+    candidate: Router,
+    active: Router,
+    bench: Bench,
+    *,
+    confidence: float = CONFIDENCE,
+    tolerance: float = TOLERANCE,
+) -> Verdict:
+    """Compare two policies on problems of which every operator's attempts were recorded.
+
+    Args:
+        candidate: the new policy.
+        active: the one it would replace.
+        bench: problems that the candidate was not fitted on.
+        confidence: as in `judge_policy`.
+        tolerance: as in `judge_policy`.
+    """
+    made = np.array(
+        [
+            [expected(router, bench, row) for row in range(len(bench))]
+            for router in (candidate, active)
+        ]
+    )
+    rng = np.random.default_rng(0)
+    counts = rng.multinomial(len(bench), np.full(len(bench), 1 / len(bench)), RESAMPLES)
+    totals = np.einsum("rn,pnv->prv", counts, made)
+    ratios = 1000 * totals[:, :, 0] / np.maximum(totals[:, :, 1], 1e-9)
+    points = 1000 * made[:, :, 0].sum(axis=1) / np.maximum(made[:, :, 1].sum(axis=1), 1e-9)
+    levels = [(1 - confidence) / 2, (1 + confidence) / 2]
+
+    def interval(point: float, values: Any) -> Interval:
+        low, high = np.quantile(values, levels)
+        return Interval(float(point), float(low), float(high))
+
+    gain = interval(points[0] - points[1], ratios[0] - ratios[1])
+    figures = tuple(
+        Figure(
+            policy,
+            "recorded attempts",
+            float(made[i, :, 0].mean()),
+            float(made[i, :, 1].mean()),
+            interval(points[i], ratios[i]),
+            len(bench),
+        )
+        for i, policy in enumerate(("new", "active"))
+    )
+    passed, why = _compared([("recorded", gain, figures[1].rescues_per_1000)], tolerance)
+    return Verdict(passed, why, len(bench), figures)
+
+
+def expected(router: Router, bench: Bench, row: int) -> tuple[float, float]:
+    """(probability of a rescue, tokens) that a policy comes to on a recorded problem."""
+    measured = not bench.scoring[row]
+    evidence = bench.evidence(row, attempts_left=HORIZON, tokens_left=math.inf, measured=measured)
+    tokens, alive, scoring = 0.0, 1.0, float(bench.scoring[row])
+    if not measured and wants_features(router, evidence):
+        evidence = _measured(evidence, bench, row)
+        tokens += scoring
+    price = bench.costs if bench.tokens is None else bench.tokens.mean(axis=2)
+    while evidence.attempts_left:
+        decided = router.decide(replace(evidence, draw=1.0))
+        if decided.operator is None:
+            break
+        index = bench.operators.index(decided.operator)
+        if evidence.once.get(decided.operator, 0):
+            evidence = _measured(evidence, bench, row)
+            tokens += alive * scoring
+        tokens += alive * float(price[row, index])
+        alive *= 1.0 - float(bench.rates[row, index])
+        evidence = replace(
+            evidence,
+            tried=[*evidence.tried, decided.operator],
+            attempts_left=evidence.attempts_left - 1,
+        )
+    return 1.0 - alive, tokens
+
+
+def _measured(evidence: Evidence, bench: Bench, row: int) -> Evidence:
+    """The same evidence once the features are known."""
+    known = bench.evidence(row, attempts_left=0, tokens_left=0.0, measured=True)
+    return replace(evidence, features=known.features, once={})
 
 
 def judge_policy(
@@ -71,12 +178,12 @@ def judge_policy(
             "no routed problem is held out: the store has no decisions that say what they were "
             "allowed; run more problems with `recov-graph run`, or override with --force"
         )
-        return Verdict(False, why, None, 0, 0)
+        return Verdict(False, why)
     comparison = compare(
         _logged(log, candidate), _logged(log, active), resamples=RESAMPLES, confidence=confidence
     )
     passed, why = _said(comparison, tolerance, least_ess)
-    return Verdict(passed, why, comparison, len(newest), len(log))
+    return Verdict(passed, why, len(newest), tuple(_figures(comparison)))
 
 
 def _said(comparison: Comparison, tolerance: float, least_ess: float) -> tuple[bool, str]:
@@ -86,19 +193,44 @@ def _said(comparison: Comparison, tolerance: float, least_ess: float) -> tuple[b
             f"too little to go by: an effective sample of {ess:.0f} problems, at least "
             f"{least_ess:.0f} are needed; run more problems, or override with --force"
         )
-    for name, gain, base in (
-        ("self-normalised", comparison.snips, comparison.baseline.snips.rescues_per_1000),
-        ("doubly robust", comparison.dr, comparison.baseline.dr.rescues_per_1000),
-    ):
+    return _compared(
+        [
+            ("doubly robust", comparison.dr, comparison.baseline.dr.rescues_per_1000),
+            ("self-normalised", comparison.snips, comparison.baseline.snips.rescues_per_1000),
+        ],
+        tolerance,
+    )
+
+
+def _compared(
+    gains: Sequence[tuple[str, Interval, Interval]], tolerance: float
+) -> tuple[bool, str]:
+    """Whether each estimate says no worse, and in words; gains come with what they are against."""
+    for name, gain, base in gains:
         if not gain.low >= -tolerance * max(base.point, 0.0):  # NaN is not
             return False, (
                 f"not shown to be no worse: the {name} difference is {_signed(gain)} rescues per "
-                f"1,000 tokens, and may fall short by {tolerance:.0%} of {base.point:.2f} at most"
+                f"1,000 tokens, and may fall short by {tolerance:.0%} of {base.point:.2f} at most; "
+                "--force overrides"
             )
+    name, gain, base = gains[0]
     return True, (
-        f"no worse than the active policy: {_signed(comparison.dr)} rescues per 1,000 tokens "
-        f"against {comparison.baseline.dr.rescues_per_1000.point:.2f} (doubly robust)"
+        f"no worse than the active policy: {_signed(gain)} rescues per 1,000 tokens "
+        f"against {base.point:.2f} ({name})"
     )
+
+
+def _figures(comparison: Comparison) -> Iterator[Figure]:
+    for policy, estimate in (("new", comparison.target), ("active", comparison.baseline)):
+        for name, made in (("self-normalised", estimate.snips), ("doubly robust", estimate.dr)):
+            yield Figure(
+                policy,
+                name,
+                made.rescue_rate.point,
+                made.mean_cost.point,
+                made.rescues_per_1000,
+                estimate.ess,
+            )
 
 
 def _signed(interval: Interval) -> str:

@@ -6,40 +6,56 @@ that were not chosen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import signal
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from uuid import uuid4
 
 from recov_graph.attempts import SAMPLE, new_attempt, shares
 from recov_graph.budget import Budget, MeteredModel
-from recov_graph.errors import InvalidInputError
+from recov_graph.errors import InvalidInputError, ModelError
 from recov_graph.features import ProblemFeatures, problem_features
 from recov_graph.interventions import Failure, Intervention, resolve
 from recov_graph.models import Capability, Model, as_model
 from recov_graph.problem import Problem
-from recov_graph.recorder import Recorder
+from recov_graph.recorder import SPENT, Recorder
 from recov_graph.rollout import Rollout, Usage
 from recov_graph.routing import default_policy
 from recov_graph.routing.rule import RuleRouter
 from recov_graph.scoring import scored_rollouts
 from recov_graph.seeds import call_seed
-from recov_graph.signals import FEATURE_VERSION
+from recov_graph.signals import FEATURE_VERSION, checked_temperature
 from recov_graph.state import AttemptData
 from recov_graph.store import TraceStore
+from recov_graph.store.learning import tape_operators
 from recov_graph.store.traces import now
+from recov_graph.tape import LEAST_ATTEMPTS
 from recov_graph.trace import Trace, measure
 from recov_graph.verifiers import Verdict, Verifier, as_verifier, judge
 
 ATTEMPTS = 32
-LEAST_ATTEMPTS = 2  # a tape is read in halves
+_named_model = lru_cache(maxsize=1)(as_model)  # other processes need it for every problem
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How a tape is recorded; the same for all its problems."""
+    """How a tape is recorded; the same for all its problems.
+
+    Attributes:
+        samples: first samples of each problem, at least 1.
+        attempts: of each operator on each failed problem, at least 2.
+        temperature: decoding temperature of plain rollouts.
+        max_new_tokens: the longest completion, at least 1.
+        seed: a whole number of at most 63 bits.
+
+    Raises:
+        InvalidInputError: one of them is out of range.
+    """
 
     samples: int
     attempts: int
@@ -47,40 +63,83 @@ class Settings:
     max_new_tokens: int
     seed: int
 
+    def __post_init__(self) -> None:
+        halves = ": regimes are labelled on one half of them and policies scored on the other"
+        _check_whole("samples", self.samples, 1)
+        _check_whole("attempts", self.attempts, LEAST_ATTEMPTS, halves)
+        _check_whole("max_new_tokens", self.max_new_tokens, 1)
+        _check_whole("seed", self.seed, -(2**63))
+        checked_temperature(self.temperature)
+
 
 class Made(NamedTuple):
-    """One recorded attempt."""
+    """One recorded attempt that could be judged."""
 
     operator: str
     position: int
     seed: int
-    passed: bool | None
+    passed: bool
     tokens: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Recorded:
-    """What was recorded of one problem; nothing but the samples where one of them passed."""
+    """What was recorded of one problem; nothing but the samples where one of them passed.
+
+    Attributes:
+        problem: what was asked.
+        rollouts: the first samples.
+        verdicts: theirs.
+        sampling: what they cost.
+        scoring: what measuring the failed ones cost.
+        trying: what all attempts of operators cost, those that could not be judged included.
+        prompt_tokens: tokens of the prompt.
+        features: measured on the failed samples, or None.
+        traces: the measured samples by position.
+        made: the attempts that go on the tape.
+        error: the error of the model that ended the problem early, in words.
+    """
 
     problem: Problem
-    rollouts: list[Rollout]
-    verdicts: list[Verdict]
-    sampling: Usage
-    scoring: Usage
-    prompt_tokens: int
-    features: ProblemFeatures | None
-    traces: dict[int, Trace]
-    made: list[Made]
+    rollouts: list[Rollout] = field(default_factory=list)
+    verdicts: list[Verdict] = field(default_factory=list)
+    sampling: Usage = field(default_factory=Usage)
+    scoring: Usage = field(default_factory=Usage)
+    trying: Usage = field(default_factory=Usage)
+    prompt_tokens: int = 0
+    features: ProblemFeatures | None = None
+    traces: dict[int, Trace] = field(default_factory=dict)
+    made: list[Made] = field(default_factory=list)
+    error: str | None = None
 
     @property
     def failed(self) -> list[int]:
         """Positions of the samples that failed."""
-        return [i for i, verdict in enumerate(self.verdicts) if verdict.value == "failed"]
+        return [i for i, verdict in enumerate(self.verdicts) if verdict.failed]
 
     @property
     def solved(self) -> bool:
         """Whether a sample passed."""
         return any(verdict.passed for verdict in self.verdicts)
+
+    @property
+    def unsolved(self) -> bool:
+        """Whether the problem failed: no sample passed, and at least one could be judged."""
+        return bool(self.failed) and not self.solved
+
+    @property
+    def spent(self) -> Usage:
+        """All that the problem cost."""
+        return self.sampling + self.scoring + self.trying
+
+    @property
+    def ended(self) -> str:
+        """How it ended, as a stop reason."""
+        if self.error is not None:
+            return "model_error"
+        if self.solved:
+            return "solved"
+        return "recorded" if self.made else "not_recorded"
 
 
 def record(
@@ -90,11 +149,14 @@ def record(
     store: TraceStore,
     *,
     settings: Settings,
-    interventions: Iterable[str] | None = None,
+    interventions: Iterable[str | Intervention] | None = None,
     processes: int = 1,
     on_result: Callable[[Recorded], None] = lambda recorded: None,
 ) -> int:
     """Record a tape into a store; returns the number of failed problems that are on it.
+
+    Of a failed problem where less than half of an operator's attempts could be judged, none are on
+    it. A model that fails ends the problem it fails on, and not the rest.
 
     Args:
         model: as for the graph; with more than one process, a name.
@@ -102,25 +164,25 @@ def record(
         problems: those whose first samples all fail end up on the tape.
         store: where it is written, problem by problem.
         settings: samples, attempts and decoding.
-        interventions: names of operators; by default all that the model can carry out.
-        processes: how many work side by side.
-        on_result: called after each problem.
+        interventions: names or objects; by default all that are registered. Those that the model
+            cannot carry out are left out.
+        processes: how many work side by side; any number gives the same tape.
+        on_result: called after each problem, in order.
 
     Raises:
-        InvalidInputError: a setting out of range, or objects where names are needed.
+        InvalidInputError: a setting out of range, objects where names are needed, or a store whose
+            tape has other operators.
+        ModelError: a process died.
     """
-    if settings.attempts < LEAST_ATTEMPTS:
-        raise InvalidInputError(
-            f"attempts is {settings.attempts}; it must be at least {LEAST_ATTEMPTS}: regimes are "
-            "labelled on one half of them and policies scored on the other"
-        )
+    _check_whole("processes", processes, 1)
     if processes > 1 and not (isinstance(model, str) and isinstance(verifier, str)):
         raise InvalidInputError(
             f"processes is {processes} and model is {model!r}, verifier {verifier!r}: other "
             "processes can only be given names; name both, or record with processes=1"
         )
     chosen = _possible(as_model(model), interventions)
-    work = partial(_recorded, model, verifier, settings=settings, names=tuple(chosen))
+    _check_tape(store, chosen)
+    work = partial(_recorded, model, verifier, settings=settings, operators=tuple(chosen.values()))
     writer = Recorder(
         store,
         kind="record",
@@ -130,24 +192,53 @@ def record(
         seed=settings.seed,
     )
     on_tape = 0
-    for recorded in _mapped(work, problems, processes):
-        _write(writer, store, recorded, settings)
-        on_tape += bool(recorded.made)
-        on_result(recorded)
+    # Closed whatever happens, lest other processes work on for nobody.
+    with closing(_mapped(work, problems, processes)) as results:
+        for recorded in results:
+            _write(writer, store, recorded, settings)
+            on_tape += bool(recorded.made)
+            on_result(recorded)
     return on_tape
+
+
+def _check_whole(name: str, value: Any, least: int, why: str = "") -> None:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not (whole and least <= value < 2**63):
+        raise InvalidInputError(
+            f"{name} is {value!r}; it must be at least {least} and whole, in 63 bits{why}"
+        )
+
+
+def _check_tape(store: TraceStore, chosen: Mapping[str, Intervention]) -> None:
+    """Refuse attempts that would make the store's tape one that cannot be read."""
+    others = tape_operators(store)
+    if others and others != set(chosen):
+        raise InvalidInputError(
+            f"the tape in {store.path} has attempts of {', '.join(sorted(others))}, and these "
+            f"would be of {', '.join(sorted(chosen))}; all problems of a tape need the same "
+            "operators. Choose those, or record into another store"
+        )
 
 
 def _mapped(
     work: Callable[[Problem], Recorded], problems: Sequence[Problem], processes: int
-) -> Iterator[Recorded]:
+) -> Generator[Recorded, None, None]:
     if processes == 1:
         yield from map(work, problems)
         return
-    with ProcessPoolExecutor(processes) as pool:
-        yield from pool.map(work, problems, chunksize=4)
+    # Ctrl-C reaches every process of a terminal; it ends these without a word.
+    at_once = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    pool = ProcessPoolExecutor(processes, initializer=at_once)
+    try:
+        yield from pool.map(work, problems)
+    except BrokenProcessPool:
+        why = "a process ended all of a sudden, perhaps for want of memory; record with fewer"
+        raise ModelError(f"{why}. What was recorded so far is stored") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _possible(model: Model, names: Iterable[str] | None) -> dict[str, Intervention]:
+def _possible(model: Model, names: Iterable[str | Intervention] | None) -> dict[str, Intervention]:
     chosen = resolve(names)
     can = {name: one for name, one in chosen.items() if one.needs <= model.capabilities}
     if not can:
@@ -157,22 +248,32 @@ def _possible(model: Model, names: Iterable[str] | None) -> dict[str, Interventi
     return can
 
 
-@lru_cache(maxsize=1)
-def _named_model(name: str) -> Model:
-    return as_model(name)
-
-
 def _recorded(
     model: Model | str,
     verifier: Verifier | Any,
     problem: Problem,
     *,
     settings: Settings,
-    names: Sequence[str],
+    operators: Sequence[Intervention],
 ) -> Recorded:
     """Sample a problem and, where all samples fail, measure it and try every operator."""
     model = _named_model(model) if isinstance(model, str) else as_model(model)
     judged = partial(judge, as_verifier(verifier), problem)
+    recorded = Recorded(problem)
+    try:
+        _sample(recorded, model, judged, settings)
+        if recorded.unsolved:
+            _measure(recorded, model, settings.temperature)
+            recorded.made = _tried(recorded, model, judged, settings, operators)
+    except Exception as error:
+        recorded.error = f"{type(error).__name__}: {error}"
+    return recorded
+
+
+def _sample(
+    recorded: Recorded, model: Model, judged: Callable[[str], Verdict], settings: Settings
+) -> None:
+    problem = recorded.problem
     meter = MeteredModel(model, Budget(), problem.id, {})
     rollouts = meter.sample(
         problem.prompt,
@@ -181,65 +282,67 @@ def _recorded(
         max_tokens=settings.max_new_tokens,
         seed=call_seed(settings.seed, problem.id, 0),
     ).rollouts
-    sampling = meter.spent
-    verdicts = [judged(rollout.text) for rollout in rollouts]
-    features, traces, made = None, {}, []
-    values = {verdict.value for verdict in verdicts}
-    if "failed" in values and "passed" not in values:
-        if Capability.SCORE in model.capabilities:
-            traces = _traces(meter, problem, rollouts, verdicts, settings.temperature)
-        if traces:
-            features = problem_features([trace.features for trace in traces.values()])
-        made = list(_attempts(model, judged, problem, list(traces.values()), settings, names))
-    return Recorded(
-        problem=problem,
-        rollouts=rollouts,
-        verdicts=verdicts,
-        sampling=sampling,
-        scoring=meter.spent - sampling,
-        prompt_tokens=model.prompt_length(problem.prompt),
-        features=features,
-        traces=traces,
-        made=made,
-    )
+    if not rollouts:
+        raise ModelError(f"model {model.name!r} returned no rollouts")
+    recorded.sampling = meter.spent
+    recorded.prompt_tokens = model.prompt_length(problem.prompt)
+    recorded.verdicts = [judged(rollout.text) for rollout in rollouts]
+    recorded.rollouts = rollouts
 
 
-def _traces(
-    meter: MeteredModel,
-    problem: Problem,
-    rollouts: Sequence[Rollout],
-    verdicts: Sequence[Verdict],
-    temperature: float,
-) -> dict[int, Trace]:
-    failed = {
-        str(i): rollout
-        for i, (rollout, verdict) in enumerate(zip(rollouts, verdicts, strict=True))
-        if verdict.value == "failed" and len(rollout)
-    }
-    scored = scored_rollouts(meter, problem.prompt, failed) if failed else {}
-    return {int(name): measure(rollout, temperature) for name, rollout in scored.items()}
+def _measure(recorded: Recorded, model: Model, temperature: float) -> None:
+    """Traces and features of the failed samples, where the model can score."""
+    failed = {str(i): recorded.rollouts[i] for i in recorded.failed if len(recorded.rollouts[i])}
+    if Capability.SCORE not in model.capabilities or not failed:
+        return
+    meter = MeteredModel(model, Budget(), recorded.problem.id, {})
+    try:
+        scored = scored_rollouts(meter, recorded.problem.prompt, failed)
+    finally:
+        recorded.scoring = meter.spent
+    recorded.traces = {int(i): measure(rollout, temperature) for i, rollout in scored.items()}
+    recorded.features = problem_features([trace.features for trace in recorded.traces.values()])
+
+
+def _tried(
+    recorded: Recorded,
+    model: Model,
+    judged: Callable[[str], Verdict],
+    settings: Settings,
+    operators: Sequence[Intervention],
+) -> list[Made]:
+    """Attempts of every operator; none where those of any are too few for a tape."""
+    if not recorded.traces and any(Capability.SCORE in one.needs for one in operators):
+        return []
+    needed = max(LEAST_ATTEMPTS, -(-settings.attempts // 2))
+    made: list[Made] = []
+    for operator in operators:
+        attempts = list(_attempts(recorded, model, judged, settings, operator))
+        if len(attempts) < needed:
+            return []
+        made += attempts
+    return made
 
 
 def _attempts(
+    recorded: Recorded,
     model: Model,
     judged: Callable[[str], Verdict],
-    problem: Problem,
-    traces: Sequence[Trace],
     settings: Settings,
-    names: Sequence[str],
+    operator: Intervention,
 ) -> Iterator[Made]:
-    for name, intervention in resolve(names).items():
-        if Capability.SCORE in intervention.needs and not traces:
-            continue
-        for i in range(settings.attempts):
-            seed = call_seed(settings.seed, f"{problem.id}/{name}", i + 1)
-            failure = Failure(
-                problem, settings.temperature, settings.max_new_tokens, seed, traces, focus=i
-            )
-            meter = MeteredModel(model, Budget(), problem.id, {})
-            verdict = judged(intervention.apply(failure, meter).rollout.text)
-            passed = None if verdict.value == "unscored" else verdict.passed
-            yield Made(name, i, seed, passed, meter.spent.tokens)
+    problem, traces = recorded.problem, list(recorded.traces.values())
+    for i in range(settings.attempts):
+        seed = call_seed(settings.seed, f"{problem.id}/{operator.name}", i + 1)
+        how = (settings.temperature, settings.max_new_tokens, seed, traces)
+        failure = Failure(problem, *how, focus=i)
+        meter = MeteredModel(model, Budget(), problem.id, {})
+        try:
+            verdict = judged(operator.apply(failure, meter).rollout.text)
+        finally:
+            recorded.trying += meter.spent
+        if verdict.value != "unscored":
+            yield Made(operator.name, i, seed, verdict.passed, meter.spent.tokens)
 
 
 def _write(writer: Recorder, store: TraceStore, recorded: Recorded, settings: Settings) -> None:
@@ -249,56 +352,48 @@ def _write(writer: Recorder, store: TraceStore, recorded: Recorded, settings: Se
     writer.attempted(problem_id, attempts, {})
     writer.judged(attempts, None)
     store.write_traces({f"{problem_id}/{i}": trace for i, trace in recorded.traces.items()})
-    features: Mapping[str, Any] = recorded.features._asdict() if recorded.features else {}
-    failed = recorded.failed
+    spent = recorded.spent.as_dict()
+    # At once, so that a problem is on the tape with all its attempts or not at all.
     store.write(
-        profiles=[
-            {
-                "id": problem_id,
-                "failed_samples": len(failed),
-                **features,
-                "feature_version": FEATURE_VERSION,
-                "prompt_tokens": recorded.prompt_tokens,
-                "completion_tokens": sum(len(recorded.rollouts[i]) for i in failed)
-                // max(1, len(failed)),
-                "scoring_tokens": recorded.scoring.tokens,
-            }
-        ],
+        profiles=[_profile(problem_id, recorded)] if recorded.unsolved else [],
         tape=[
             {"id": f"{problem_id}/{one.operator}/{one.position}", "problem_id": problem_id}
-            | one._asdict()
+            | {**one._asdict(), "passed": int(one.passed)}
             for one in recorded.made
-            if one.passed is not None
         ],
         outcomes=[
             {
                 "id": problem_id,
                 "solved": int(recorded.solved),
-                "stop_reason": "solved" if recorded.solved else "recorded",
+                "stop_reason": recorded.ended,
                 "attempts": len(recorded.rollouts) + len(recorded.made),
-                **{
-                    name: (recorded.sampling + recorded.scoring).as_dict()[name]
-                    for name in ("prompt_tokens", "completion_tokens", "scored_tokens", "seconds")
-                },
+                **{name: spent[name] for name in SPENT},
                 "finished_at": now(),
             }
         ],
     )
 
 
+def _profile(problem_id: str, recorded: Recorded) -> dict[str, Any]:
+    failed = recorded.failed
+    return {
+        "id": problem_id,
+        "failed_samples": len(failed),
+        **(recorded.features._asdict() if recorded.features else {}),
+        "feature_version": FEATURE_VERSION,
+        "prompt_tokens": recorded.prompt_tokens,
+        "completion_tokens": sum(len(recorded.rollouts[i]) for i in failed) // len(failed),
+        "scoring_tokens": recorded.scoring.tokens,
+    }
+
+
 def _sample_attempts(problem_id: str, recorded: Recorded, settings: Settings) -> list[AttemptData]:
-    spent = shares(recorded.sampling.tokens, len(recorded.rollouts))
+    seed = call_seed(settings.seed, recorded.problem.id, 0)
+    spent = shares(recorded.sampling.tokens, max(1, len(recorded.rollouts)))
+    judged = zip(recorded.rollouts, recorded.verdicts, strict=True)
     attempts = []
-    for position, rollout in enumerate(recorded.rollouts):
-        attempt = new_attempt(
-            problem_id,
-            position,
-            SAMPLE,
-            rollout,
-            temperature=settings.temperature,
-            seed=call_seed(settings.seed, recorded.problem.id, 0),
-            spent=spent[position],
-        )
-        attempt["verdict"] = recorded.verdicts[position].as_dict()  # type: ignore[typeddict-item]
-        attempts.append(attempt)
-    return attempts
+    for place, (rollout, verdict) in enumerate(judged):
+        how: Any = {"temperature": settings.temperature, "seed": seed, "spent": spent[place]}
+        attempt = new_attempt(problem_id, place, SAMPLE, rollout, **how)
+        attempts.append({**attempt, "verdict": verdict.as_dict()})
+    return cast(list[AttemptData], attempts)

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from recov_graph.errors import StoreError
-from recov_graph.gate import HOLDOUT, Verdict, judge_policy
-from recov_graph.routing import as_router
+from recov_graph.evaluate.bench import bench_of_tape
+from recov_graph.gate import (
+    CONFIDENCE,
+    HOLDOUT,
+    LEAST_ESS,
+    Verdict,
+    judge_policy,
+    judge_recorded,
+)
+from recov_graph.routing import Router, as_router
 from recov_graph.routing.outcomes import cell_moments
 from recov_graph.routing.policy import Counts, Policy, Posterior, Rescue, Window
 from recov_graph.routing.posterior import fit_posterior
 from recov_graph.store import TraceStore
 from recov_graph.store.traces import now
 from recov_graph.stored import StoredFailures, logged_decisions, newest, read_failures
+from recov_graph.tape import tape_of
 from recov_graph.version import __version__
 
 EXPLORE = 0.05
@@ -49,8 +57,7 @@ def refit(
     explore: float = EXPLORE,
     measure: bool = False,
     stop_below: float | None = None,
-    confidence: float | None = None,
-    judge: Callable[..., Verdict] = judge_policy,
+    confidence: float = CONFIDENCE,
 ) -> Refit:
     """Fit a policy to the failures of a store, and judge it against the active one.
 
@@ -64,7 +71,6 @@ def refit(
         measure: whether features are measured before the first choice.
         stop_below: the chance of any rescue under which to stop; by default the active policy's.
         confidence: of the gate's intervals.
-        judge: the gate.
 
     Raises:
         StoreError: the store holds no failure to learn from.
@@ -72,21 +78,29 @@ def refit(
     failures = read_failures(store, model=model, task=task)
     settings = {"name": name, "explore": explore, "measure": measure, "stop_below": stop_below}
     older, held = newest(failures, HOLDOUT)
-    options = {} if confidence is None else {"confidence": confidence}
     if len(older) and len(held):
-        candidate = fitted(older, active, store.path, **settings)  # type: ignore[arg-type]
-        log = logged_decisions(store, held)
-        verdict = judge(as_router(candidate), as_router(active), log, **options)
+        candidate = fitted(older, active, **settings)  # type: ignore[arg-type]
+        verdict = _judged(store, as_router(candidate), as_router(active), held, confidence)
     else:
-        verdict = judge(as_router(active), as_router(active), [], **options)
-    policy = fitted(failures, active, store.path, **settings)  # type: ignore[arg-type]
+        verdict = judge_policy(as_router(active), as_router(active), [])
+    policy = fitted(failures, active, **settings)  # type: ignore[arg-type]
     return Refit(policy, verdict, len(held), _by_cell(failures))
+
+
+def _judged(
+    store: TraceStore, candidate: Router, active: Router, held: StoredFailures, confidence: float
+) -> Verdict:
+    """By recorded attempts where there are enough, else by logged decisions."""
+    recorded = tape_of(store, frozenset(held.ids))
+    if len(recorded) >= LEAST_ESS:
+        bench = bench_of_tape(recorded, "the store")
+        return judge_recorded(candidate, active, bench, confidence=confidence)
+    return judge_policy(candidate, active, logged_decisions(store, held), confidence=confidence)
 
 
 def fitted(
     failures: StoredFailures,
     active: Policy,
-    source: str,
     *,
     name: str,
     explore: float,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from codecs import BOM_UTF8
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -103,10 +103,7 @@ def read_tape(path: str | Path) -> list[TapeProblem]:
     except (OSError, ValueError) as error:  # ValueError: a path that no file can have
         why = getattr(error, "strerror", None) or error
         raise TapeError(f"tape {path}: cannot be read: {why}") from None
-    if start == DATABASE:
-        problems = _from_store(path)
-    else:
-        problems = _from_text(content, str(path))
+    problems = _from_store(path) if start == DATABASE else _from_text(content, str(path))
     if not problems:
         raise TapeError(
             f"tape {path}: holds no recorded problem; `recov-graph record` records attempts "
@@ -275,16 +272,24 @@ def _ordered(attempts: Mapping[str, Attempts]) -> dict[str, Attempts]:
 def _from_store(path: Path) -> list[TapeProblem]:
     try:
         with TraceStore(path) as store:
-            rows = tape_problems(store)
-            attempts = tape_attempts(store)
+            return tape_of(store)
     except StoreError as error:
         raise TapeError(f"tape {path}: {error}") from None
+
+
+def tape_of(store: TraceStore, ids: Container[str] | None = None) -> list[TapeProblem]:
+    """The recorded problems of an open store; `ids` are the store's, None for all.
+
+    Raises:
+        TapeError: problems that were recorded with different operators.
+    """
+    rows, attempts = tape_problems(store), tape_attempts(store)
     made: dict[str, dict[str, list[tuple[int, int]]]] = {}
     for problem_id, operator, passed, tokens in attempts:
         made.setdefault(problem_id, {}).setdefault(operator, []).append((passed, tokens))
     latest: dict[tuple[str, str, str], TapeProblem] = {}
     for row in rows:
-        if row["id"] in made:
+        if row["id"] in made and (ids is None or row["id"] in ids):
             problem = _from_row(row, made[row["id"]])
             latest[problem.model, problem.task, problem.id] = problem
     problems = list(latest.values())
@@ -292,7 +297,7 @@ def _from_store(path: Path) -> list[TapeProblem]:
         try:
             _check_operators(problems[0], problem)
         except ValueError as error:
-            raise TapeError(f"tape {path}: {error}") from None
+            raise TapeError(f"tape {store.path}: {error}") from None
     return problems
 
 

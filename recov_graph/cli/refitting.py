@@ -10,7 +10,6 @@ import click
 from recov_graph.cli.options import check_writable, db_option
 
 if TYPE_CHECKING:
-    from recov_graph.offpolicy import Estimate
     from recov_graph.refit import Refit
 
 
@@ -164,32 +163,24 @@ def _print_verdict(made: Refit, active: str, confidence: float) -> None:
     from recov_graph.console import console, number, plain
 
     verdict, out = made.verdict, console()
-    if verdict.comparison is not None:
+    if verdict.figures:
         table = Table(
-            title=f"On the newest {number(verdict.problems)} routed failures, seen by neither "
-            f"({confidence:.0%} intervals)"
+            title=f"On the newest {number(verdict.problems)} failures, which the new policy was "
+            f"not fitted on ({confidence:.0%} intervals)"
         )
         table.add_column("policy")
-        for heading in ("estimate", "rescued", "tokens each", "rescues per 1,000 tokens", "ess"):
+        table.add_column("estimate")
+        for heading in ("rescued", "tokens each", "rescues per 1,000 tokens", "effective problems"):
             table.add_column(heading, justify="right")
-        comparison = verdict.comparison
-        for label, estimate in (("new", comparison.target), (active, comparison.baseline)):
-            for row in _estimates(estimate):
-                table.add_row(plain(label), *row, f"{estimate.ess:.0f}")
+        for figure in verdict.figures:
+            ratio = figure.rescues_per_1000
+            table.add_row(
+                plain(active) if figure.policy == "active" else "new",
+                figure.estimate,
+                f"{figure.rescue_rate:.1%}",
+                f"{figure.mean_cost:,.0f}",
+                f"{ratio.point:.2f} ({ratio.low:.2f} to {ratio.high:.2f})",
+                f"{figure.problems:.0f}",
+            )
         out.print(table)
     out.print(f"gate {'passed' if verdict.passed else 'not passed'}: {verdict.why}")
-
-
-def _estimates(estimate: Estimate) -> list[tuple[str, str, str, str]]:
-    rows = []
-    for name, figures in (("self-normalised", estimate.snips), ("doubly robust", estimate.dr)):
-        ratio = figures.rescues_per_1000
-        rows.append(
-            (
-                name,
-                f"{figures.rescue_rate.point:.1%}",
-                f"{figures.mean_cost.point:,.0f}",
-                f"{ratio.point:.2f} ({ratio.low:.2f} to {ratio.high:.2f})",
-            )
-        )
-    return rows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from recov_graph.routing.decision import Evidence
 from recov_graph.routing.outcomes import Floats, Outcomes
 from recov_graph.routing.policy import cell_name
 from recov_graph.tape import TapeProblem
+from recov_graph.words import count
 
 HALVES = (0, 1)  # even and odd attempts
 
@@ -40,6 +41,7 @@ class Bench:
         costs: int [N, O], what an attempt is expected to cost; 1 where only rates are known.
         scoring: int [N], tokens that measuring the features costs.
         repairs: bool [O], whether an operator needs a measured trace.
+        unit: what one unit of budget is: one attempt, or the tokens that a retry costs on average.
     """
 
     source: str
@@ -52,6 +54,7 @@ class Bench:
     costs: NDArray[np.int64]
     scoring: NDArray[np.int64]
     repairs: NDArray[np.bool_]
+    unit: float
 
     def __len__(self) -> int:
         return len(self.outcomes)
@@ -66,13 +69,10 @@ class Bench:
         """Int [N], each problem's cell."""
         return self.outcomes.cell
 
-    @cached_property
-    def unit(self) -> float:
-        """What one unit of budget is: one attempt, or the tokens that a retry costs on average."""
-        if self.tokens is None:
-            return 1.0
-        index = self.operators.index("retry") if "retry" in self.operators else slice(None)
-        return float(self.tokens[:, index].mean())
+    @property
+    def regimes(self) -> NDArray[np.str_]:
+        """Regimes from everything that is known: to describe problems, not to score on them."""
+        return self._labels(self.rates)
 
     @cached_property
     def labels(self) -> tuple[NDArray[np.str_], NDArray[np.str_]]:
@@ -93,7 +93,7 @@ class Bench:
     def shuffled(self, rng: np.random.Generator) -> Bench:
         """The same with operator names shuffled inside each problem: nothing left to route by.
 
-        Outcomes, costs and all move together with the name.
+        Outcomes and costs move together with the name; the unit of budgets stays.
         """
         order = rng.permuted(np.tile(np.arange(len(self.operators)), (len(self), 1)), axis=1)
         rows = np.arange(len(self))[:, None]
@@ -108,6 +108,18 @@ class Bench:
             rates=self.rates[rows, order],
             passed=None if self.passed is None else self.passed[rows, order],
             tokens=None if self.tokens is None else self.tokens[rows, order],
+            costs=self.costs[rows, order],
+        )
+
+    def known(self, row: int, *, features: bool) -> Hashable:
+        """All that a router is ever told about a problem: equal where two would be routed alike."""
+        values = self.outcomes.features[row] if features else ()
+        return (
+            int(self.cell[row]),
+            str(self.outcomes.failed_samples[row]),  # a NaN equals another only in words
+            tuple(self.costs[row].tolist()),
+            int(self.scoring[row]),
+            tuple(map(str, values)),
         )
 
     def evidence(
@@ -166,6 +178,7 @@ def bench_of_profiles(path: str | Path) -> Bench:
         costs=np.ones(rates.shape, np.int64),
         scoring=np.zeros(len(rates), np.int64),
         repairs=np.zeros(len(operators), bool),
+        unit=1.0,
     )
 
 
@@ -173,15 +186,16 @@ def bench_of_tape(tape: Sequence[TapeProblem], name: str) -> Bench:
     """Recorded attempts: every token is charged.
 
     Raises:
-        TapeError: too few attempts to label regimes on one half and score on the other.
+        TapeError: no retry, or too few attempts to label regimes on one half and score on the
+            other.
     """
     order = [*registered(), *sorted(set(tape[0].attempts) - set(registered()))]
     operators = tuple(o for o in order if o in tape[0].attempts)
     n = min(len(p.attempts[o].passed) for p in tape for o in operators)
-    if n < 2 or len(operators) < 2:
+    if n < 2 or len(operators) < 2 or "retry" not in operators:
         raise TapeError(
-            f"tape {name}: has {n} attempts of {len(operators)} operators; comparing policies "
-            "takes at least 2 attempts of each of 2 operators"
+            f"tape {name}: has {count(n, 'attempt')} of each of {', '.join(operators)}; comparing "
+            "policies takes at least 2 attempts of retry and of one more operator"
         )
     passed = np.array([[p.attempts[o].passed[:n] for o in operators] for p in tape])
     tokens = np.array([[p.attempts[o].tokens[:n] for o in operators] for p in tape])
@@ -205,6 +219,7 @@ def bench_of_tape(tape: Sequence[TapeProblem], name: str) -> Bench:
         costs=np.array([[p.costs()[o] for o in operators] for p in tape]),
         scoring=np.array([p.scoring_tokens for p in tape]),
         repairs=np.array([o in known and Capability.SCORE in known[o].needs for o in operators]),
+        unit=float(tokens[:, operators.index("retry")].mean()),
     )
 
 

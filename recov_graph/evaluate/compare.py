@@ -6,10 +6,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from recov_graph.errors import InvalidInputError
 from recov_graph.evaluate.bench import HALVES, Bench
 from recov_graph.evaluate.plans import NAMES, Ints, Plan, Planner, concatenated, plain
 from recov_graph.evaluate.scoring import Bootstrap, Interval, Score, score
@@ -19,8 +21,15 @@ FOLDS = 5
 STEERABLE = "steerable_hard"
 GROUPS = ("all", STEERABLE)
 # Policies whose choices depend on the budget.
-PLANS_AHEAD = ("best_fixed", "posterior")
+PLANS_AHEAD = ("best_fixed", "posterior", "oracle")
+TIE = 1e-6  # weight of what only decides where all else is equal
 REFERENCES = ("retry", "best_fixed_per_cell")
+
+
+class Fixed(Protocol):
+    """Tells the operator that, repeated, rescues the most in each cell."""
+
+    def __call__(self, bench: Bench, *, budget: float, length: int) -> Ints: ...
 
 
 @dataclass(frozen=True)
@@ -32,15 +41,31 @@ class Split:
 
 
 def splits(bench: Bench, rng: np.random.Generator, *, leave_cell_out: bool = False) -> list[Split]:
-    """Five folds inside each cell, or each cell left out in turn."""
+    """Five folds inside each cell, or each cell left out in turn.
+
+    Raises:
+        InvalidInputError: nothing would be left to learn from.
+    """
+    cells = len(np.unique(bench.cell))
+    if leave_cell_out and cells < 2:
+        raise InvalidInputError(
+            f"{bench.source}: of 1 cell, {bench.outcomes.cells[0]}; leaving a cell out takes at "
+            "least 2. Compare on folds inside the cell instead"
+        )
+    if len(bench) < 2:
+        raise InvalidInputError(
+            f"{bench.source}: 1 problem; learning on some and scoring on others takes at least 2"
+        )
     n = len(bench)
     if leave_cell_out:
         group = bench.cell
     else:
         group = np.zeros(n, np.int64)
+        dealt = 0  # a cell goes on where the last one ended: small cells do not crowd one fold
         for cell in np.unique(bench.cell):
             rows = np.flatnonzero(bench.cell == cell)
-            group[rng.permutation(rows)] = np.arange(len(rows)) % FOLDS
+            group[rng.permutation(rows)] = (dealt + np.arange(len(rows))) % FOLDS
+            dealt += len(rows)
     return [Split(np.flatnonzero(group == g), np.flatnonzero(group != g)) for g in np.unique(group)]
 
 
@@ -57,6 +82,7 @@ def taken(bench: Bench, rows: Ints) -> Bench:
         costs=bench.costs[rows],
         scoring=bench.scoring[rows],
         repairs=bench.repairs,
+        unit=bench.unit,
     )
 
 
@@ -68,24 +94,37 @@ class Plans:
         folds: how they are split.
         length: attempts that are planned.
         seed: makes random policies repeatable.
+        fixed: tells the best fixed operator of each cell; by default, for one problem at a time.
     """
 
-    def __init__(self, bench: Bench, folds: Sequence[Split], length: int, seed: int) -> None:
+    def __init__(
+        self,
+        bench: Bench,
+        folds: Sequence[Split],
+        length: int,
+        seed: int,
+        fixed: Fixed | None = None,
+    ) -> None:
         self.bench, self.folds, self.length = bench, folds, length
-        rng = np.random.default_rng([seed, 1])
-        self._planners = [
-            Planner(taken(bench, fold.train), taken(bench, fold.test), length, rng)
-            for fold in folds
+        self._fixed = fixed or best_fixed
+        self.planners = [
+            Planner(
+                taken(bench, fold.train),
+                taken(bench, fold.test),
+                length,
+                np.random.default_rng([seed, 1, i]),
+            )
+            for i, fold in enumerate(folds)
         ]
         self._made: dict[tuple[str, float | None], Plan] = {}
 
     def of(self, name: str, budget: float | None = None) -> Plan:
-        """A policy's plan for a budget of that many units; None where problems share one."""
+        """A policy's plan for a budget of that many units; None for one without a limit."""
         key = (name, budget if name.startswith(PLANS_AHEAD) else None)
         if key not in self._made:
-            fixed = partial(best_fixed, budget=budget or 1.0, length=self.length)
+            fixed = partial(self._fixed, budget=budget or 1.0, length=self.length)
             tokens = math.inf if budget is None else budget * self.bench.unit
-            plans = [planner.plan(name, fixed, tokens) for planner in self._planners]
+            plans = [planner.plan(name, fixed, tokens) for planner in self.planners]
             rows = [fold.test for fold in self.folds]
             self._made[key] = concatenated(plans, rows, len(self.bench))
         return self._made[key]
@@ -99,6 +138,8 @@ def best_fixed(bench: Bench, *, budget: float, length: int) -> Ints:
     for index in range(len(bench.operators)):
         plan = plain(bench, np.full((len(bench), length), index))
         made = score(bench, plan, [budget], np.random.default_rng(0)).rescue[:, 0]
+        # Where a budget lets several rescue alike, the one that does so at the first attempts.
+        made = made + TIE * bench.rates[:, index] / bench.costs[:, index]
         rescue[:, index] = np.bincount(bench.cell, made, minlength=cells) / count
     chosen: Ints = rescue.argmax(axis=1)
     return chosen

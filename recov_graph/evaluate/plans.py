@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +57,24 @@ class Plan:
     rescue: Floats | None = None
 
 
+class Step(NamedTuple):
+    """One attempt of a posterior's plan, should all before it have failed.
+
+    Attributes:
+        evidence: what the router is asked.
+        operator: index of the operator it chooses.
+        measured: whether the features are measured for this attempt.
+        rescue: the probability it expects the attempt to pass with.
+        cost: what the attempt is expected to cost, measuring included.
+    """
+
+    evidence: Evidence
+    operator: int
+    measured: bool
+    rescue: float
+    cost: float
+
+
 def plain(bench: Bench, operators: Ints, *, measure: bool = False) -> Plan:
     """A plan without expectations: features are measured at once, or for the first repair."""
     operators = operators if operators.ndim == 3 else operators[None]
@@ -74,8 +93,6 @@ class Planner:
         test: problems to plan for.
         length: attempts that are planned.
         rng: for policies that choose at random.
-        best: for each test problem, of `operators` for a single budget the best fixed one; see
-            `best_fixed`.
     """
 
     def __init__(self, train: Bench, test: Bench, length: int, rng: np.random.Generator) -> None:
@@ -92,7 +109,8 @@ class Planner:
 
         Args:
             name: one of NAMES.
-            fixed: tells the best fixed operator of each cell from training problems.
+            fixed: tells the best fixed operator of each cell of some problems: for best_fixed,
+                best_fixed_per_cell and, where there is a budget, oracle.
             tokens: what the budget allows in all; infinite where it is shared by all problems.
         """
         test, length = self.test, self.length
@@ -106,11 +124,7 @@ class Planner:
             return plain(test, np.tile(np.resize(order, length), (len(test), 1)))
         if name in ("best_fixed", "best_fixed_per_cell"):
             assert fixed is not None
-            train = self.train
-            if name == "best_fixed":
-                train = _one_cell(train)
-                return self._repeated(np.full(len(test), fixed(train)[0]))
-            return self._repeated(self._by_cell(fixed(train), fixed(_one_cell(train))[0]))
+            return self._repeated(self._best_fixed(fixed, by_cell=name == "best_fixed_per_cell"))
         if name in ("rule_repeat", "rule_ranked"):
             return self._rule(repeat=name == "rule_repeat")
         if name in ("posterior", "posterior_no_features"):
@@ -118,7 +132,9 @@ class Planner:
         if name == "thompson":
             return self._thompson()
         assert name == "oracle", name
-        return self._repeated((test.rates / test.costs).argmax(axis=1))
+        if fixed is None or math.isinf(tokens):
+            return self._repeated((test.rates / test.costs).argmax(axis=1))
+        return self._repeated(fixed(_own_cells(test)))
 
     def router(self, *, features: bool) -> PosteriorRouter:
         """The posterior fitted on the training problems."""
@@ -141,9 +157,14 @@ class Planner:
         others = [i for i, name in enumerate(names) if name not in ROUND]
         return np.array(known + others or [0])
 
-    def _by_cell(self, best: Ints, anywhere: int) -> Ints:
-        seen = np.bincount(self.train.cell, minlength=len(self.train.outcomes.cells)) > 0
-        chosen: Ints = np.where(seen[self.test.cell], best[self.test.cell], anywhere)
+    def _best_fixed(self, fixed: Callable[[Bench], Ints], *, by_cell: bool) -> Ints:
+        """Int [M]; a cell that nothing was learned from gets the operator that is best anywhere."""
+        train, cell = self.train, self.test.cell
+        seen = np.bincount(train.cell, minlength=len(train.outcomes.cells)) > 0
+        known = seen[cell] & by_cell
+        anywhere = 0 if known.all() else fixed(_one_cell(train))[0]
+        best = fixed(train)[cell] if known.any() else anywhere
+        chosen: Ints = np.where(known, best, anywhere)
         return chosen
 
     def _rule(self, *, repeat: bool) -> Plan:
@@ -177,11 +198,15 @@ class Planner:
         shape = (len(test), length)
         operators, measured = np.zeros(shape, np.int64), np.zeros(shape, bool)
         worth, rescue = np.zeros(shape), np.zeros(shape)
+        same: dict[Hashable, list[Step]] = {}
         for row in range(len(test)):
-            steps = _steps(router, test, row, length, features, tokens)
-            for t, (index, measures, expected, cost) in enumerate(steps):
-                operators[row, t], measured[row, t] = index, measures
-                rescue[row, t], worth[row, t] = expected, cost
+            key = test.known(row, features=features)
+            if key not in same:
+                steps = walk(router, test, row, length, features=features, tokens=tokens)
+                same[key] = list(steps)
+            for t, step in enumerate(same[key]):
+                operators[row, t], measured[row, t] = step.operator, step.measured
+                rescue[row, t], worth[row, t] = step.rescue, step.cost
         # The price of the next attempts in the long run, not of the very next alone.
         ahead = _best_ahead(rescue, worth)
         return Plan(operators[None], measured[None], ahead, rescue)
@@ -218,43 +243,66 @@ def fitted_policy(train: Bench, *, features: bool) -> Policy:
     return base.model_copy(update={"posterior": posterior})
 
 
-def _steps(
-    router: PosteriorRouter, bench: Bench, row: int, length: int, features: bool, tokens: float
-) -> Iterator[tuple[int, bool, float, float]]:
-    """(operator, whether features are measured for it, its expected rescue, its cost)."""
+def walk(
+    router: PosteriorRouter,
+    bench: Bench,
+    row: int,
+    length: int,
+    *,
+    features: bool = True,
+    tokens: float = math.inf,
+) -> Iterator[Step]:
+    """The attempts a router would make on one problem while all of them fail.
+
+    It is asked ahead, by what attempts are expected to cost.
+
+    Args:
+        router: never exploring.
+        bench: where the problem is.
+        row: its index.
+        length: how many attempts.
+        features: whether it may see features, once they are measured.
+        tokens: what may be spent in all.
+    """
     index = {name: i for i, name in enumerate(bench.operators)}
-    scoring = int(bench.scoring[row])
-    evidence = bench.evidence(row, attempts_left=length, tokens_left=tokens, measured=not scoring)
-    at_once = features and bool(scoring) and router.wants_features(evidence)
-    if at_once:
-        evidence = bench.evidence(row, attempts_left=length, tokens_left=tokens, measured=True)
-    evidence = _seen(evidence, features)
-    first = scoring if at_once else 0
-    evidence = replace(evidence, tokens_left=evidence.tokens_left - first)
+    evidence, first = _at_first(router, bench, row, length, features, tokens)
+    path = router.path(evidence)
     for _ in range(length):
-        best = next(router.path(evidence), None)
-        if best is None:
-            # Expected costs leave no room; should the real ones, the cheapest comes next.
-            name = min(evidence.costs, key=lambda n: evidence.costs[n])
-            best = Candidate(name, None, 0.0, evidence.costs[name])
+        # Expected costs may leave no room; should the real ones, the cheapest comes next.
+        best = next(path, None) or _cheapest(evidence)
         once = evidence.once.get(best.operator, 0)
-        yield (
-            index[best.operator],
-            bool(once or first),
-            best.expected_rescue,
-            (best.expected_cost + once + first),
+        cost = best.expected_cost + once
+        yield Step(
+            evidence, index[best.operator], bool(once or first), best.expected_rescue, cost + first
         )
         first = 0
-        after = replace(
+        evidence = replace(
             evidence,
             tried=[*evidence.tried, best.operator],
             attempts_left=evidence.attempts_left - 1,
-            tokens_left=evidence.tokens_left - best.expected_cost - once,
+            tokens_left=evidence.tokens_left - cost,
         )
         if once:  # the features were measured for a repair: they are known from now on
             known = bench.evidence(row, attempts_left=0, tokens_left=0.0, measured=True)
-            after = replace(after, once={}, features=_seen(known, features).features)
-        evidence = after
+            evidence = replace(evidence, once={}, features=_seen(known, features).features)
+            path = router.path(evidence)
+
+
+def _at_first(
+    router: PosteriorRouter, bench: Bench, row: int, length: int, features: bool, tokens: float
+) -> tuple[Evidence, int]:
+    """What is known before any attempt, and what was spent on measuring it."""
+    scoring = int(bench.scoring[row])
+    evidence = bench.evidence(row, attempts_left=length, tokens_left=tokens, measured=not scoring)
+    if not (features and scoring and router.wants_features(evidence)):
+        return _seen(evidence, features), 0
+    left = tokens - scoring
+    return bench.evidence(row, attempts_left=length, tokens_left=left, measured=True), scoring
+
+
+def _cheapest(evidence: Evidence) -> Candidate:
+    name = min(evidence.costs, key=lambda n: evidence.costs[n])
+    return Candidate(name, None, 0.0, evidence.costs[name])
 
 
 def _seen(evidence: Evidence, features: bool) -> Evidence:
@@ -279,6 +327,13 @@ def _one_cell(bench: Bench) -> Bench:
     """The same problems as if all were of one cell."""
     outcomes = replace(bench.outcomes, cells=("all",), cell=np.zeros(len(bench), np.int64))
     return replace(bench, outcomes=outcomes, models=("all",), tasks=("all",))
+
+
+def _own_cells(bench: Bench) -> Bench:
+    """The same problems as if each were a cell of its own."""
+    names = tuple(map(str, range(len(bench))))
+    outcomes = replace(bench.outcomes, cells=names, cell=np.arange(len(bench)))
+    return replace(bench, outcomes=outcomes, models=names, tasks=names)
 
 
 def concatenated(plans: Sequence[Plan], rows: Sequence[Ints], count: int) -> Plan:

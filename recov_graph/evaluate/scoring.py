@@ -43,7 +43,11 @@ class Runs:
 
 
 def carried_out(
-    bench: Bench, plan: Plan, rng: np.random.Generator, half: int | None = None
+    bench: Bench,
+    plan: Plan,
+    rng: np.random.Generator,
+    half: int | None = None,
+    replicates: int = REPLICATES,
 ) -> Runs:
     """Replicates of a plan: the recorded attempts of each operator are drawn in random order.
 
@@ -54,9 +58,10 @@ def carried_out(
         plan: for the same problems.
         rng: for the order, or the outcomes.
         half: 0 for the even, 1 for the odd attempts only; None for all.
+        replicates: how many at least; each of the plan's draws is carried out as often.
     """
     draws, n, _ = plan.operators.shape
-    times = -(-REPLICATES // draws)
+    times = -(-replicates // draws)
     operators = np.tile(plan.operators, (times, 1, 1))
     measured = np.tile(plan.measured, (times, 1, 1)) * bench.scoring[:, None]
     rows = np.arange(n)[:, None]
@@ -101,7 +106,7 @@ def score(
         return _exact(bench, plan, budgets)
     runs = carried_out(bench, plan, rng, half)
     spent = np.cumsum(runs.cost, axis=2)
-    first = _first(runs.passed)
+    first = first_pass(runs.passed)
     at = np.minimum(first, spent.shape[2] - 1)[:, :, None]
     until = np.take_along_axis(spent, at, axis=2)[:, :, 0]
     solved = first < spent.shape[2]
@@ -122,7 +127,7 @@ def _exact(bench: Bench, plan: Plan, budgets: Sequence[float]) -> Score:
     return Score(rescue, cost)
 
 
-def _first(passed: NDArray[np.bool_]) -> NDArray[np.int64]:
+def first_pass(passed: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Index of the first attempt that passes; L where none does."""
     found: NDArray[np.int64] = np.where(
         passed.any(axis=2), passed.argmax(axis=2), passed.shape[2]
@@ -145,15 +150,19 @@ class Bootstrap:
     Args:
         cell: int [N].
         seed: makes it repeatable.
+
+    Attributes:
+        groups: for each cell its problems, int [n], and how often each resample holds them,
+            float [RESAMPLES, n].
     """
 
     def __init__(self, cell: NDArray[np.int64], seed: int) -> None:
         rng = np.random.default_rng(seed)
-        self._groups = []
+        self.groups = []
         for name in np.unique(cell):
             rows = np.flatnonzero(cell == name)
             counts = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), RESAMPLES)
-            self._groups.append((rows, counts))
+            self.groups.append((rows, counts.astype(float)))
 
     def mean(self, values: Floats, weights: Floats) -> Interval:
         """Of the weighted mean of each cell, averaged over the cells that have any weight.
@@ -163,7 +172,7 @@ class Bootstrap:
             weights: float [N], at least 0.
         """
         points, resampled = [], []
-        for rows, counts in self._groups:
+        for rows, counts in self.groups:
             v, w = values[rows], weights[rows]
             if w.sum() <= 0:
                 continue

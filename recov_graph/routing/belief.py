@@ -52,6 +52,7 @@ class Believer:
         self._cells = {
             cell: _log_shares([shares.get(i, 0.0) for i in range(len(posterior.weights))])
             for cell, shares in posterior.cells.items()
+            if any(shares.values())  # a cell that names no type is an unknown one
         }
 
     def first(self, cells: Sequence[str], cell: Any, features: Floats, failed: Floats) -> Belief:

@@ -146,11 +146,10 @@ class PosteriorRouter:
         outlook = self._outlook(evidence, belief, names)
         worth = dict(outlook)
         if math.isinf(evidence.tokens_left):
-            cheapest = {
-                name: rescue[name] / (evidence.costs[name] + evidence.once.get(name, 0) / SHARED_BY)
-                for name in names
-            }
-            worth = {name: 1000 * value for name, value in cheapest.items()}
+            once = evidence.once
+            cost = {n: evidence.costs[n] + once.get(n, 0) / SHARED_BY for n in names}
+            # An operator may be free, as where a repair ends its rollout at once.
+            worth = {name: 1000 * rescue[name] / max(1.0, cost[name]) for name in names}
         trust = self.trust(evidence.model, evidence.task)
         chance = max(outlook.values(), default=0.0)
         if trust < SURE or len(names) < len(evidence.costs):
@@ -169,6 +168,8 @@ class PosteriorRouter:
 
         Plans are so many attempts of one operator and then so many of another.
         """
+        if not names:
+            return {}
         rows = np.array([self._index[name] for name in names], np.int64)
         fails = self._believer.all_fail(belief)[np.ix_(rows, TIMES, rows, TIMES)]
         cost = np.array([evidence.costs[name] for name in names], float)

@@ -261,6 +261,8 @@ class RescuePosterior(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _fit_operators(self, X: Floats, rescued: Floats, groups: ArrayLike | None) -> None:  # noqa: N803
         names = self._checked_operators(X)
         group = np.arange(len(X)) if groups is None else np.asarray(groups)
+        if group.shape != (len(X),):
+            raise ValueError(f"groups has shape {group.shape}; it must be ({len(X)},), one a row")
         _, first, row = np.unique(group, return_index=True, return_inverse=True)
         count, of = len(first), len(names)
         attempts, passed = np.zeros((count, of)), np.zeros((count, of))
@@ -320,4 +322,8 @@ class RescuePosterior(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             )
         if np.isnan(X[:, [0]]).any() or np.isnan(X[:, FIRST_COUNT:]).any():
             raise ValueError("only features and failed samples may be NaN")
+        if (X[:, 0] % 1 != 0).any():
+            raise ValueError("the first column of X must hold whole numbers, the codes of cells")
+        if (X[:, FIRST_COUNT:-1] < 0).any() or (X[:, SAMPLES_AT] < 0).any():
+            raise ValueError("failed samples and failures of an operator must be at least 0")
         return names

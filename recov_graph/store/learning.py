@@ -89,3 +89,13 @@ def tape_attempts(store: TraceStore) -> list[tuple[str, str, int, int]]:
         "SELECT problem_id, operator, passed, tokens FROM tape "
         "ORDER BY problem_id, operator, position"
     )
+
+
+def tape_operators(store: TraceStore) -> set[str]:
+    """The operators of which attempts are on the tape."""
+    rows = store.rows(
+        "SELECT DISTINCT operator FROM tape JOIN profiles ON profiles.id = problem_id "
+        "WHERE feature_version = ?",
+        [FEATURE_VERSION],
+    )
+    return {operator for (operator,) in rows}
