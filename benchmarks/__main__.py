@@ -8,9 +8,9 @@ import sys
 # One core, and set before numpy is imported: figures are per core.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from benchmarks import graph, rescue, signals, startup
+from benchmarks import graph, refit, rescue, signals, startup
 
-ALL = {"startup": startup, "signals": signals, "graph": graph, "rescue": rescue}
+ALL = {"startup": startup, "signals": signals, "graph": graph, "refit": refit, "rescue": rescue}
 
 
 def main() -> None:

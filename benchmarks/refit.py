@@ -1,7 +1,7 @@
 """Refitting on many stored problems, and deciding by what was fitted: time and memory.
 
-The stored problems are synthetic: each is of one of a few hidden types, fails its first samples, and
-is tried by a random operator until it is rescued or three attempts have failed.
+The stored problems are synthetic: each is of one of a few hidden types, fails its first samples,
+and is tried by random operators until it is rescued or three attempts have failed.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Every strategy starts from the same failed first samples. The routed loop is run as it ships; what
 it spent after the first samples, over all failed problems, is the pool that each baseline may spend
 in rounds over the unsolved problems: tokens that a solved problem no longer needs go to the others.
-"Same limits" are the loop itself with another router: one that chooses at random, and the shipped
-one kept from seeing the features. Intervals are 95% bootstrap intervals over problems, paired.
+"Same limits" are the loop itself with another router: the cold-start rule, the same kept from
+seeing the features, and one that chooses at random. Intervals are 95% bootstrap intervals over problems, paired.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from recov_graph import Budget, create_recovery_graph
+from recov_graph import Budget, build_recovery_graph, create_recovery_graph
 from recov_graph.batch import Batch, recovery_tokens, run_batch
 from recov_graph.budget import MeteredModel
 from recov_graph.graph import MAX_NEW_TOKENS, SAMPLES, TEMPERATURE
@@ -23,6 +23,7 @@ from recov_graph.interventions import Failure, registered
 from recov_graph.models.embedded import EmbeddedPair, bundled_problems
 from recov_graph.problem import Problem
 from recov_graph.routing import Decision, Evidence, RuleRouter
+from recov_graph.scheduler import Pool, run_pooled
 from recov_graph.scoring import scored_rollouts
 from recov_graph.seeds import call_seed
 from recov_graph.trace import measure
@@ -30,6 +31,7 @@ from recov_graph.verifiers import as_verifier, judge
 
 SEEDS = (0, 1, 2)
 BUDGET = Budget()
+LONG = Budget(max_attempts=40)  # in one pool a problem goes on while it is worth most
 # Passed or not and the tokens spent, of one attempt after the other, without end.
 Stream = Iterator[tuple[bool, int]]
 
@@ -146,6 +148,7 @@ def main() -> None:
 
         failed_only = [problem for problem, _ in batch.failed]
         for name, router in (
+            ("cold-start rule, same limits", RuleRouter()),
             ("rule without features, same limits", BlindRouter()),
             ("random operator, same limits", RandomRouter(seed)),
         ):
@@ -155,6 +158,18 @@ def main() -> None:
                 note(name, problem.id, output["solved"])
             spent = sum(recovery_tokens(output) for _, output in results)
             tokens[name] = tokens.get(name, 0) + spent
+
+        # The first samples of the failed are drawn again, and paid again, from the same seeds.
+        first = sum(a["spent"] for _, out in batch.failed for a in out["attempts"][:SAMPLES])
+        waiting = build_recovery_graph(
+            pair, "numeric", seed=seed, budget=LONG, open_problems=len(failed_only)
+        )
+        pooled = run_pooled(waiting, failed_only, SAMPLES, Pool(tokens=first + pool))
+        name = "routed, one pool (worth), same tokens"
+        for problem, output in pooled.results:
+            note(name, problem.id, output["solved"])
+        spent = sum(recovery_tokens(output) for _, output in pooled.results)
+        tokens[name] = tokens.get(name, 0) + spent
 
         failed = failed_problems(batch, pair)
         for operator in registered():

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from recov_graph.rollout import SAMPLE as SAMPLE
 from recov_graph.rollout import Rollout
 from recov_graph.state import AttemptData, RecoveryState
 
-SAMPLE = "sample"  # the operator of the first rollouts
 ORDER = {"passed": 2, "unscored": 1, "failed": 0}
 
 

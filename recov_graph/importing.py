@@ -18,7 +18,6 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from recov_graph.attempts import SAMPLE
 from recov_graph.errors import InvalidInputError, TapeError
 from recov_graph.features import FEATURES, ProblemFeatures
 from recov_graph.problem import describe, strict_json
@@ -30,6 +29,7 @@ from recov_graph.profiles import (
     read_content,
     unreadable,
 )
+from recov_graph.rollout import SAMPLE
 from recov_graph.routing.policy import ROUTER_VERSION
 from recov_graph.signals import FEATURE_VERSION
 from recov_graph.store import TraceStore
@@ -129,17 +129,16 @@ def import_file(
         options = [float(attempts)]
         content = read_content(path)  # once: what is parsed is what the id is made from
         digest.update(content)
-        profiles = parse_profiles(content, str(path))
-        problems = [_from_profile(profile, float(attempts)) for profile in profiles]
+        problems = [_from_profile(p, float(attempts)) for p in parse_profiles(content, str(path))]
     else:
         names = {"model": _name("model", model, UNKNOWN_MODEL)}
         names["task"] = _name("task", task, DEFAULT_TASK)
         options = [names["model"], names["task"]]
         problems = _read_rollouts(path, digest, **names)
-    made_from = [digest.hexdigest(), kind, *options]
     runs = {one.model: "" for one in problems}
     for name in runs:
-        runs[name] = hashlib.sha256(json.dumps([*made_from, name]).encode()).hexdigest()[:16]
+        made_from = json.dumps([digest.hexdigest(), kind, *options, name])
+        runs[name] = hashlib.sha256(made_from.encode()).hexdigest()[:16]
     new = not all(_is_there(store, run_id) for run_id in runs.values())
     if new:
         _write(store, runs, problems)
@@ -339,8 +338,7 @@ def _is_there(store: TraceStore, run_id: str) -> bool:
     Rows would be replaced by equal ones, were it not for the time, and for keys, which a store
     without texts hashes anew each time it is opened.
     """
-    run = store.run(run_id)
-    here = (FEATURE_VERSION, store.store_text)
+    run, here = store.run(run_id), (FEATURE_VERSION, store.store_text)
     return run is not None and (run["feature_version"], run["store_text"]) == here
 
 

@@ -22,6 +22,7 @@ IDENTIFIERS = ("cell", "model", "task", "problem_id")
 FAILED = "n_failed_rollouts"
 RETRY = "retry"
 MOST_FAILED = 2**63 - 1  # what an integer column of the trace store holds
+RATE_ATTEMPTS = 20.0  # what a rate stands for where nobody says how many attempts were made
 # Spread is a share; the others are bounded as a policy bounds their moments.
 FEATURE_RANGES = {
     "spread": (0.0, 1.0),
@@ -32,10 +33,6 @@ FEATURE_RANGES = {
 # Python's own reader also takes 1_000, nan and the digits of other scripts.
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _WHOLE = re.compile(r"\+?0*(\d{1,19})(\.0*)?", re.ASCII)
-
-
-# A rate stands for so many attempts where nobody says how many were made.
-RATE_ATTEMPTS = 20.0
 
 
 @dataclass(frozen=True, slots=True)

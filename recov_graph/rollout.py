@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 PAD_ID = -1
+SAMPLE = "sample"  # the operator of the first rollouts
 
 FinishReason = Literal["stop", "length"]
 

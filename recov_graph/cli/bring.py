@@ -10,6 +10,8 @@ import click
 
 from recov_graph.cli.options import db_option
 
+ATTEMPTS = 20.0  # profiles.RATE_ATTEMPTS, which cannot be had without importing numpy
+
 
 @click.command("import")
 @click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
@@ -19,7 +21,7 @@ from recov_graph.cli.options import db_option
 @click.option(
     "--attempts",
     type=float,
-    default=10.0,
+    default=ATTEMPTS,
     show_default=True,
     help="How many attempts a rate of a profile CSV stands for.",
 )
