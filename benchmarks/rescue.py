@@ -4,7 +4,8 @@ Every strategy starts from the same failed first samples. The routed loop is run
 it spent after the first samples, over all failed problems, is the pool that each baseline may spend
 in rounds over the unsolved problems: tokens that a solved problem no longer needs go to the others.
 "Same limits" are the loop itself with another router: the cold-start rule, the same kept from
-seeing the features, and one that chooses at random. Intervals are 95% bootstrap intervals over problems, paired.
+seeing the features, and one that chooses at random. Intervals are 95% bootstrap intervals over
+problems, paired.
 """
 
 from __future__ import annotations

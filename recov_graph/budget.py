@@ -175,6 +175,12 @@ class MeteredModel:
         self.calls[call_id] = {"id": call_id, "purpose": purpose, **usage.as_dict()}
         self.spent = self.spent - Usage.from_dict(before or {}) + usage
 
+    def restore(self, calls: Mapping[str, Mapping[str, Any]]) -> None:
+        """Enter calls that were made before and never reached the ledger."""
+        for name, call in calls.items():
+            self.calls[name] = dict(call)
+            self.spent += Usage.from_dict(call)
+
     def may_go_on(self, tokens: int) -> bool:
         """True while the budget covers that many tokens more."""
         return (

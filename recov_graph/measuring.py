@@ -55,15 +55,18 @@ class Measuring:
         self, state: RecoveryState, meter: MeteredModel, temperature: float
     ) -> ProblemFeatures | None:
         """Score the failed samples and measure them; None where the budget does not cover it."""
-        rollouts, arrays = self._unmeasured(state), self.workspace.of(state["recovery_id"])
-        before = dict(meter.calls)
-        try:
-            scored = scored_rollouts(meter, state["current"]["prompt"], rollouts)
-        except BudgetExhausted:
-            return None  # too dear: the router goes without features
-        arrays.traces = {name: measure(rollout, temperature) for name, rollout in scored.items()}
-        calls = {name: call for name, call in meter.calls.items() if name not in before}
-        self.recorder.measured(state["recovery_id"], arrays.traces, calls)
+        arrays = self.workspace.of(state["recovery_id"])
+        if arrays.traces:
+            # A node that was interrupted after it had measured: what it spent is spent.
+            meter.restore(arrays.calls)
+        else:
+            try:
+                scored = scored_rollouts(meter, state["current"]["prompt"], self._unmeasured(state))
+            except BudgetExhausted:
+                return None  # too dear: the router goes without features
+            arrays.traces = {name: measure(one, temperature) for name, one in scored.items()}
+            arrays.calls = dict(meter.calls)
+            self.recorder.measured(state["recovery_id"], arrays.traces, arrays.calls)
         return problem_features([trace.features for trace in arrays.traces.values()])
 
     def _unmeasured(self, state: RecoveryState) -> dict[str, Rollout]:

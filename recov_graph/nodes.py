@@ -224,7 +224,7 @@ class Nodes:
         problem = Problem.model_validate(state["current"])
         changes: Changes = {}
         try:
-            if self._repairs(state["route"][-1]["operator"]) and not self._measuring.traces(state):
+            if self._repairs(state["route"][-1]["operator"]) and state["features"] is None:
                 changes = self._measured(state, context, meter, runtime)
             failure = Failure(
                 problem=problem,
@@ -234,12 +234,12 @@ class Nodes:
                 traces=self._measuring.traces(_with(state, **changes)),
                 focus=len(state["route"]) - 1,
             )
-            operator = self._possible(state["route"][-1], failure)
+            operator = self._possible(state, failure)
             made = self.interventions[operator].apply(failure, meter)
         except GraphBubbleUp:
             raise
         except Exception as error:
-            return self._failed_call(state, meter, error, runtime)
+            return self._failed_call(_with(state, **changes), meter, error, runtime)
         attempt = new_attempt(
             state["recovery_id"],
             position,
@@ -276,14 +276,17 @@ class Nodes:
         """Whether an operator needs a measured trace."""
         return operator is not None and Capability.SCORE in self.interventions[operator].needs
 
-    def _possible(self, decision: DecisionData, failure: Failure) -> str:
-        """The operator decided on, or the next that needs no traces where those are gone."""
+    def _possible(self, state: State, failure: Failure) -> str:
+        """The operator decided on, or the next that needs no traces where there are none."""
+        decision = state["route"][-1]
         ranked = (decision["operator"], *(c["operator"] for c in decision["candidates"]))
         for operator in ranked:
             if operator is not None:
                 needs = self.interventions[operator].needs
                 if failure.traces or Capability.SCORE not in needs:
                     return str(operator)
+        if self._measuring.expected_cost(state) is not None:
+            raise BudgetExhausted("the tokens left do not cover measuring what is to be repaired")
         raise ModelError(
             f"the traces that {decision['operator']!r} repairs are gone: arrays outlive a long "
             "pause or another process only in a store; give the graph one"

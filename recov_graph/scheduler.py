@@ -22,8 +22,9 @@ from recov_graph.graph import CompiledGraph, Graph
 from recov_graph.problem import Problem
 from recov_graph.state import RecoveryContext
 
-NODE = "intervene"  # what a problem waits before
-# Where less is left than this many times an expected attempt, the budget is held call by call.
+# What a problem stops before: what a decision is told differs from what a call may spend.
+STOPS = ("classify", "intervene")
+# Where less is left than this many times an attempt so far, a router is told how much it is.
 CLOSE = 8
 
 
@@ -49,7 +50,9 @@ class Pool:
                 raise InvalidInputError(
                     f"{name} is {value!r}; it must be a whole number above 0, or None"
                 )
-        if not 0 <= self.least_worth < float("inf"):
+        worth = self.least_worth
+        number = isinstance(worth, int | float) and not isinstance(worth, bool)
+        if not (number and 0 <= worth < float("inf")):
             raise InvalidInputError(f"least_worth is {self.least_worth!r}; it must be 0 or more")
 
 
@@ -68,18 +71,19 @@ class _Open:
         return self.output.get("stop_reason") is not None
 
     @property
-    def next_cost(self) -> int:
-        """Tokens that the attempt decided on is expected to cost."""
-        decision = self.output["route"][-1]
-        costs = {c["operator"]: c["expected_cost"] for c in decision["candidates"]}
-        once = decision["once"].get(decision["operator"], 0)
-        return int(costs.get(decision["operator"], 0) + once)
+    def mean_cost(self) -> float:
+        """Tokens that an attempt has cost so far."""
+        return self.tokens / max(1, self.attempts)
 
     @property
     def worth(self) -> float:
         """Rescues expected per 1,000 tokens of the attempt decided on."""
-        expected: float = self.output["route"][-1]["expected_rescue"]
-        return 1000 * expected / max(1, self.next_cost)
+        decision = self.output["route"][-1]
+        costs = {c["operator"]: c["expected_cost"] for c in decision["candidates"]}
+        # A router of someone's own need not list candidates.
+        cost = costs.get(decision["operator"], self.mean_cost)
+        cost += decision["once"].get(decision["operator"], 0)
+        return float(1000 * decision["expected_rescue"] / max(1, cost))
 
 
 class Scheduler:
@@ -90,36 +94,41 @@ class Scheduler:
             large as the number of problems.
         samples: first samples of each problem, as of the graph.
         pool: what may be spent.
+        max_tokens: what each problem may spend, as of the graph's budget.
     """
 
-    def __init__(self, graph: Graph, samples: int, pool: Pool) -> None:
+    def __init__(
+        self, graph: Graph, samples: int, pool: Pool, *, max_tokens: int | None = None
+    ) -> None:
         self._saver = InMemorySaver()
         self._graph: CompiledGraph = graph.compile(
-            checkpointer=self._saver, interrupt_before=[NODE]
+            checkpointer=self._saver, interrupt_before=list(STOPS)
         )
         self._samples, self._pool = samples, pool
+        self._each = float("inf") if max_tokens is None else max_tokens
         self.tokens = 0
         self.attempts = 0
-        self.not_reached: list[Problem] = []
+        self.not_reached: Sequence[Problem] = []
 
     def run(self, problems: Sequence[Problem]) -> Iterator[tuple[Problem, dict[str, Any]]]:
         """Each problem with the graph's output, as it ends, but those never begun."""
         waiting: list[tuple[float, int, _Open]] = []
         for order, problem in enumerate(problems):
-            if self._left(self.attempts, self._pool.attempts) < self._samples or (
-                self._left(self.tokens, self._pool.tokens) <= 0
-            ):
-                self.not_reached = list(problems[order:])
+            if self._attempts_left < self._samples or self._tokens_left <= 0:
+                self.not_reached = problems[order:]
                 break
             opened = _Open(problem, {"configurable": {"thread_id": uuid4().hex}}, {})
-            self._go_on(opened, {"problem": problem.model_dump()}, expected=0)
-            if opened.ended:
-                yield self._closed(opened)
-            else:
+            self._go_on(opened, {"problem": problem.model_dump()})
+            if not opened.ended:
                 heapq.heappush(waiting, (-opened.worth, order, opened))
+                continue
+            yield self._closed(opened)
+            if self._refused(opened):  # as the next would be
+                self.not_reached = problems[order + 1 :]
+                break
         while waiting and self._may_go_on(waiting[0][2]):
             _, order, best = heapq.heappop(waiting)
-            self._go_on(best, None, expected=best.next_cost)
+            self._go_on(best, None)
             if best.ended:
                 yield self._closed(best)
             else:
@@ -132,25 +141,38 @@ class Scheduler:
         """Whether the best attempt of all is worth its price and within what is left."""
         return (
             best.worth >= self._pool.least_worth
-            and self._left(self.attempts, self._pool.attempts) >= 1
-            and self._left(self.tokens, self._pool.tokens) > 0
+            and self._attempts_left >= 1
+            and self._tokens_left > 0
         )
 
-    def _go_on(self, opened: _Open, given: dict[str, Any] | None, *, expected: int) -> None:
-        left = self._left(self.tokens, self._pool.tokens)
-        limit = None
-        # Far from the end nothing is held back: a router plans with the tokens it is told of.
-        if left < float("inf") and (given is not None or left < CLOSE * expected):
-            limit = max(1, int(opened.tokens + left))
-        self._step(opened, given, limit)
+    def _refused(self, opened: _Open) -> bool:
+        """Whether too few tokens were left of all to sample the problem even once."""
+        over = opened.output["stop_reason"] == "budget_exhausted" and not opened.attempts
+        return over and self._tokens_left < self._each
+
+    def _go_on(self, opened: _Open, given: dict[str, Any] | None) -> None:
+        """Make the attempt decided on, or the first ones, and decide on the next."""
+        self._step(opened, given, RecoveryContext(max_tokens=self._limit(opened)))
+        if not opened.ended:
+            # A router plans with the tokens it is told of, so far from the end it is told of none.
+            close = self._tokens_left < CLOSE * opened.mean_cost
+            limit = self._limit(opened) if close else None
+            self._step(opened, None, RecoveryContext(max_tokens=limit))
 
     def _end(self, opened: _Open) -> None:
-        """End a problem that nothing more is spent on: with no tokens its next call is refused."""
-        self._step(opened, None, max(1, opened.tokens))
+        """End a problem that nothing more is spent on: asked anew, it has no attempts left."""
+        features = {"features": opened.output["features"]}
+        self._graph.update_state(opened.config, features, as_node="featurize")
+        self._step(opened, None, RecoveryContext(max_attempts=opened.attempts))
 
-    def _step(self, opened: _Open, given: Any, limit: int | None) -> None:
-        context = RecoveryContext(max_tokens=limit)
-        opened.output = dict(self._graph.invoke(given, opened.config, context=context))
+    def _step(self, opened: _Open, given: Any, context: RecoveryContext) -> None:
+        output = self._graph.invoke(given, opened.config, context=context)
+        if output.get("__interrupt__"):
+            raise InvalidInputError(
+                f"problem {opened.problem.id!r} waits for an answer, which problems on one budget "
+                "cannot; run it without a total"
+            )
+        opened.output = dict(output)
         state = self._graph.get_state(opened.config).values
         tokens = sum(int(call["tokens"]) for call in state["calls"].values())
         self.tokens += tokens - opened.tokens
@@ -161,8 +183,19 @@ class Scheduler:
         self._saver.delete_thread(opened.config["configurable"]["thread_id"])
         return opened.problem, opened.output
 
-    def _left(self, spent: int, limit: int | None) -> float:
-        return float("inf") if limit is None else limit - spent
+    def _limit(self, opened: _Open) -> int | None:
+        """Tokens that a problem may have spent at most after its next call; None for any."""
+        limit = min(self._each, opened.tokens + self._tokens_left)
+        return None if limit == float("inf") else max(1, int(limit))
+
+    @property
+    def _tokens_left(self) -> float:
+        return float("inf") if self._pool.tokens is None else self._pool.tokens - self.tokens
+
+    @property
+    def _attempts_left(self) -> float:
+        limit = self._pool.attempts
+        return float("inf") if limit is None else limit - self.attempts
 
 
 def run_pooled(
@@ -171,11 +204,13 @@ def run_pooled(
     samples: int,
     pool: Pool,
     on_result: Callable[[Batch], None] = lambda batch: None,
+    *,
+    max_tokens: int | None = None,
 ) -> Batch:
     """All problems on one budget; see `Scheduler`."""
     batch = Batch()
     started = time.monotonic()
-    scheduler = Scheduler(graph, samples, pool)
+    scheduler = Scheduler(graph, samples, pool, max_tokens=max_tokens)
     for problem, output in scheduler.run(problems):
         batch.results.append((problem, output))
         batch.seconds = time.monotonic() - started

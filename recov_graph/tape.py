@@ -232,6 +232,8 @@ def _check_operators(first: TapeProblem, problem: TapeProblem) -> None:
 
 def _problem(data: Any) -> TapeProblem:
     line = _Line.model_validate(data)
+    # A lone surrogate raises UnicodeEncodeError, which is a ValueError.
+    "".join((line.id, line.model, line.task, *line.attempts)).encode()
     for name, value in zip(FEATURES, line.features or [], strict=False):
         low, high = FEATURE_RANGES[name]
         if not low <= value <= high:

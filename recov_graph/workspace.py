@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from typing import Any
 
 from recov_graph.rollout import Rollout
 from recov_graph.trace import Trace
@@ -14,10 +15,11 @@ KEPT_PROBLEMS = 256
 
 @dataclass(slots=True)
 class Arrays:
-    """First rollouts and measured traces of one problem, by attempt id."""
+    """First rollouts, measured traces and the calls that measured them, of one problem by id."""
 
     rollouts: dict[str, Rollout] = field(default_factory=dict)
     traces: dict[str, Trace] = field(default_factory=dict)
+    calls: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 class Workspace:

@@ -553,7 +553,11 @@ def newer_policy(folder: Path, problems: Path) -> list[Any]:
 def newer_database(folder: Path, problems: Path) -> list[Any]:
     path = folder / "newer.db"
     with TraceStore(path) as store:
-        store._db.execute("UPDATE _sqlite_migrations SET name = 'm999_from_the_future'")
+        store._db.execute(
+            "INSERT INTO _sqlite_migrations (migration_set, name, applied_at) "
+            "SELECT migration_set, 'm999_from_the_future', applied_at FROM _sqlite_migrations "
+            "LIMIT 1"
+        )
     return ["run", problems, "--verifier", "numeric", "--db", path]
 
 

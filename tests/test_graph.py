@@ -1,5 +1,6 @@
 """The recovery graph end to end: what it returns, streams, stores and survives."""
 
+import json
 import operator
 from functools import lru_cache
 from typing import Annotated, Any, TypedDict
@@ -16,11 +17,13 @@ from recov_graph.interventions import Retry
 from recov_graph.models import Capability, Generation
 from recov_graph.models.embedded import bundled_problems
 from recov_graph.rollout import Usage
-from recov_graph.routing import Candidate, Decision
+from recov_graph.routing import Candidate, Decision, RuleRouter
 from recov_graph.state import RecoveryContext, RecoveryOutput
 
 QUESTION = {"problem": {"prompt": "6*7?", "answer": 42, "id": "q"}}
 SAMPLES = ["40", "41", "43", "44"]
+# Tokens, where all are of two characters and an end: of the samples, of scoring them, of a retry.
+SAMPLING, SCORING, ATTEMPT = 4 + 4 * 3, 4 * (4 + 3), 4 + 3
 
 
 def outcome(model, verifier="numeric", *, question=QUESTION, **options):
@@ -28,14 +31,19 @@ def outcome(model, verifier="numeric", *, question=QUESTION, **options):
 
 
 @lru_cache
-def hard_problem():
+def hard_problem(rule=False):
     """A bundled problem that the pair fails at first but then rescues, and what came of it."""
-    graph = create_recovery_graph("embedded", "numeric", seed=0)
+    graph = create_recovery_graph("embedded", "numeric", seed=0, router=router_of(rule))
     for problem in bundled_problems():
         result = graph.invoke({"problem": problem.model_dump()})
         if result["route"] and result["solved"]:
             return problem, result
     raise AssertionError("no bundled problem was rescued")
+
+
+def router_of(rule):
+    """The cold-start rule, or None for the shipped policy."""
+    return RuleRouter() if rule else None
 
 
 def retried(model, verifier="numeric"):
@@ -128,11 +136,21 @@ def test_a_router_that_chooses_the_impossible_is_refused(scripted):
 
 def test_a_model_that_only_samples_is_only_retried(scripted):
     model = scripted([*SAMPLES, "45", "42"], capabilities=[Capability.SAMPLE])
-    result = outcome(model)
+    result = outcome(model, router=RuleRouter())
     assert result["solved"]
     assert result["features"] is None
     assert {decision["operator"] for decision in result["route"]} == {"retry"}
     assert "no features were measured" in result["route"][0]["reason"]
+
+
+def test_a_model_that_only_samples_is_only_retried_by_the_shipped_policy(scripted):
+    model = scripted([*SAMPLES, "45", "42"], capabilities=[Capability.SAMPLE])
+    result = outcome(model)
+    assert result["solved"]
+    assert result["features"] is None
+    assert [decision["operator"] for decision in result["route"]] == ["retry", "retry"]
+    assert [decision["measured"] for decision in result["route"]] == [False, False]
+    assert "stored failures of other cells, retry has the best" in result["route"][0]["reason"]
 
 
 def test_features_are_the_mean_over_the_failed_samples(pair):
@@ -140,7 +158,7 @@ def test_features_are_the_mean_over_the_failed_samples(pair):
     from recov_graph.rollout import Rollout
     from recov_graph.trace import measure
 
-    problem, result = hard_problem()
+    problem, result = hard_problem(rule=True)
     first = [attempt for attempt in result["attempts"] if attempt["operator"] == "sample"]
     rollouts = pair.sample(
         problem.prompt, n=4, temperature=0.6, max_tokens=160, seed=first[0]["seed"]
@@ -159,6 +177,149 @@ def test_the_ancestor_is_paid_once_a_problem(scripted):
     result = outcome(model, router=Always("sparse_steer"), budget=Budget(max_attempts=8))
     assert [call.method for call in model.calls].count("score") == 1
     assert result["usage"]["scored_tokens"] == 4 * (len("6*7?") + 3)
+
+
+class Planned(Always):
+    """Chooses what it was told to, one after the other; measures only where told to."""
+
+    def __init__(self, *choices, wants=False):
+        super().__init__(None)
+        self.choices, self.wants = choices, wants
+        self.asked = 0
+
+    def wants_features(self, evidence):
+        self.asked += 1
+        return self.wants
+
+    def decide(self, evidence):
+        self.choice = self.choices[len(evidence.tried)]
+        return super().decide(evidence)
+
+
+REPAIRS = {"sparse_steer", "sparse_steer_random", "local_temp"}
+
+
+@lru_cache
+def repaired():
+    """What the shipped policy streams of a bundled problem that it tries to repair midway."""
+    graph = create_recovery_graph("embedded", "numeric", seed=0)
+    for problem in bundled_problems():
+        events = list(graph.stream({"problem": problem.model_dump()}, stream_mode="custom"))
+        chosen = [event["operator"] for event in events if event["type"] == "decision"]
+        if REPAIRS & set(chosen[:-1]):
+            return problem, events
+    raise AssertionError("no bundled problem was repaired midway")
+
+
+def test_the_shipped_policy_measures_only_what_it_repairs(store):
+    problem, events = repaired()
+    kinds = [event["type"] for event in events]
+    decisions = [event for event in events if event["type"] == "decision"]
+    repair = next(d for d in decisions if d["operator"] in REPAIRS)
+    assert kinds.count("features") == 1
+    assert kinds.index("features") == events.index(repair) + 1
+    before = decisions[: decisions.index(repair) + 1]
+    assert [d["measured"] for d in decisions] == [d not in before for d in decisions]
+    assert all(set(d["once"]) == REPAIRS for d in before)
+    assert all(d["once"] == {} for d in decisions if d not in before)
+    assert len(before) < len(decisions)
+
+    graph = create_recovery_graph("embedded", "numeric", seed=0, store=store)
+    result = graph.invoke({"problem": problem.model_dump()})
+    assert result["features"] == events[kinds.index("features")]["features"]
+    # Once, for as much as was foreseen, and on the bill of the attempt that needed it.
+    (scoring,) = store.query("SELECT scored_tokens FROM calls WHERE purpose = 'score'")
+    assert scoring["scored_tokens"] == repair["once"][repair["operator"]]
+    assert result["usage"]["scored_tokens"] >= scoring["scored_tokens"]
+    assert sum(a["spent"] for a in result["attempts"]) == result["usage"]["tokens"]
+    assert result["attempts"][4 + before.index(repair)]["spent"] > scoring["scored_tokens"]
+    traced = [a["id"] for a in result["attempts"] if a["operator"] == "sample"]
+    assert all(store.read_trace(name) is not None for name in traced)
+
+
+def test_the_shipped_policy_measures_nothing_without_a_repair(store):
+    graph = create_recovery_graph(
+        "embedded", "numeric", seed=0, store=store, interventions=["retry", "dense_steer"]
+    )
+    problem, _ = hard_problem()
+    result = graph.invoke({"problem": problem.model_dump()})
+    assert result["route"]
+    assert result["features"] is None
+    assert not any(decision["measured"] for decision in result["route"])
+    assert store.query("SELECT * FROM calls WHERE purpose = 'score'") == []
+
+
+def test_the_shipped_policy_measures_a_model_that_it_does_not_know(scripted):
+    model = scripted([*SAMPLES, "42"])
+    result = outcome(model, interventions=["retry", "dense_steer"])
+    assert [call.method for call in model.calls][:2] == ["sample", "score"]
+    assert result["route"][0]["measured"]
+    assert result["features"] is not None
+
+
+def test_a_repair_that_comes_late_is_measured_for_once_and_charged_once(scripted, store):
+    model = scripted(SAMPLES, last="0")
+    router = Planned("retry", "sparse_steer", "retry", "local_temp", "sparse_steer")
+    result = outcome(model, router=router, store=store, budget=Budget(max_attempts=9))
+    methods = [call.method for call in model.calls]
+    assert methods[:4] == ["sample", "sample", "score", "sample"]
+    assert methods.count("score") == 1
+    assert result["usage"]["scored_tokens"] == SCORING
+    assert [evidence.features is None for evidence in router.seen] == [True, True, *[False] * 3]
+    for evidence in router.seen[:2]:
+        assert evidence.once == dict.fromkeys(REPAIRS, SCORING)
+    assert [evidence.once for evidence in router.seen[2:]] == [{}] * 3
+    spent = [attempt["spent"] for attempt in result["attempts"]]
+    assert sum(spent) == result["usage"]["tokens"]
+    assert spent[5] > SCORING > max(spent[4], *spent[6:])
+    in_calls = store.query("SELECT purpose, scored_tokens FROM calls WHERE scored_tokens > 0")
+    assert in_calls == [{"purpose": "score", "scored_tokens": SCORING}]
+
+
+def test_a_router_that_does_not_say_gets_features_first(scripted):
+    model, router = scripted([*SAMPLES, "42"]), Always("retry")
+    result = outcome(model, router=router)
+    assert [call.method for call in model.calls] == ["sample", "score", "sample"]
+    assert router.seen[0].features is not None
+    assert router.seen[0].once == {}
+    assert result["route"][0]["measured"]
+    assert result["features"] == router.seen[0].features._asdict()
+
+
+@pytest.mark.parametrize("wants", [True, False])
+def test_a_router_that_says_so_gets_features_or_none(scripted, wants):
+    model, router = scripted([*SAMPLES, "45", "42"]), Planned("retry", "retry", wants=wants)
+    result = outcome(model, router=router)
+    assert [call.method for call in model.calls].count("score") == wants
+    assert [evidence.features is not None for evidence in router.seen] == [wants, wants]
+    assert [decision["measured"] for decision in result["route"]] == [wants, wants]
+    assert (result["features"] is not None) == wants
+    assert bool(result["usage"]["scored_tokens"]) == wants
+    assert router.asked == 1, "only before the first choice"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "repairs"),
+    [(SAMPLING + SCORING - 1, False), (SAMPLING + SCORING + ATTEMPT, True)],
+)
+def test_a_repair_that_cannot_be_measured_gives_way_to_what_needs_no_trace(
+    scripted, store, tokens, repairs
+):
+    class Lazy(Ranked):
+        def wants_features(self, evidence):
+            return False
+
+    model = scripted([*SAMPLES, "42"])
+    result = outcome(model, router=Lazy(), budget=Budget(max_tokens=tokens), store=store)
+    methods = ["sample", "score", "sample"] if repairs else ["sample", "sample"]
+    assert [call.method for call in model.calls] == methods
+    assert result["solved"] is not repairs  # a repair keeps part of what failed
+    assert result["route"][0]["operator"] == "sparse_steer"
+    operator = "sparse_steer" if repairs else "retry"
+    assert result["attempts"][4]["operator"] == operator
+    assert (result["features"] is not None) == repairs
+    assert result["usage"]["tokens"] <= tokens
+    assert store.query("SELECT operator FROM interventions") == [{"operator": operator}]
 
 
 def test_a_verifier_that_crashes_gives_unscored_never_failed(scripted):
@@ -501,9 +662,13 @@ def test_another_process_takes_over_with_traces_from_the_store(tmp_path, scripte
     assert result["solved"]
 
 
-def test_what_is_stored_is_what_is_returned(store):
-    problem, _ = hard_problem()
-    graph = create_recovery_graph("embedded", "numeric", seed=0, store=store)
+@pytest.mark.parametrize("budget", [Budget(), Budget(max_tokens=5000)], ids=["free", "limited"])
+@pytest.mark.parametrize("rule", [True, False], ids=["rule", "shipped"])
+def test_what_is_stored_is_what_is_returned(store, rule, budget):
+    problem, _ = hard_problem(rule)
+    graph = create_recovery_graph(
+        "embedded", "numeric", seed=0, store=store, router=router_of(rule), budget=budget
+    )
     result = graph.invoke({"problem": problem.model_dump()})
     row = store.run_problem(store.run()["id"], problem.id)
     assert row["solved"] == 1
@@ -513,10 +678,30 @@ def test_what_is_stored_is_what_is_returned(store):
     assert [a["text"] for a in attempts] == [a["text"] for a in result["attempts"]]
     assert [a["value"] for a in attempts] == [a["verdict"]["value"] for a in result["attempts"]]
     decisions = store.problem_decisions(row["id"])
-    assert [d["reason"] for d in decisions] == [d["reason"] for d in result["route"]]
-    assert [d["policy_hash"] for d in decisions] == [d["policy_hash"] for d in result["route"]]
+    assert len(decisions) == len(result["route"]) > 0
+    for stored, returned in zip(decisions, result["route"], strict=True):
+        for name in ("reason", "policy_hash", "attempts_left", "tokens_left", "measured"):
+            assert stored[name] == returned[name], name
+        assert json.loads(stored["once"]) == returned["once"]
+    assert_allowances_fit(result, budget)
     traced = [a["id"] for a in result["attempts"] if a["operator"] == "sample"]
-    assert all(store.read_trace(name) is not None for name in traced)
+    measured = result["features"] is not None
+    assert [store.read_trace(name) is not None for name in traced] == [measured] * len(traced)
+
+
+def assert_allowances_fit(result, budget):
+    """Every decision says what was left when it was made, and what was measured by then."""
+    first = [a["spent"] for a in result["attempts"] if a["operator"] == "sample"]
+    later = result["attempts"][len(first) :]
+    for step, decision in enumerate(result["route"]):
+        assert decision["attempts_left"] == budget.max_attempts - len(first) - step
+        assert bool(decision["once"]) != decision["measured"]
+        if budget.max_tokens is None:
+            assert decision["tokens_left"] is None
+        else:
+            spent = sum(first) + sum(attempt["spent"] for attempt in later[:step])
+            before = result["usage"]["tokens"] - sum(first) - sum(a["spent"] for a in later)
+            assert decision["tokens_left"] == budget.max_tokens - spent - before
 
 
 @pytest.mark.parametrize(

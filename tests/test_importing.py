@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -17,6 +19,7 @@ from hypothesis import strategies as st
 from recov_graph.cli.bring import import_
 from recov_graph.errors import InvalidInputError, RecovGraphError, StoreError, TapeError
 from recov_graph.importing import Imported, import_file
+from recov_graph.profiles import RATE_ATTEMPTS
 from recov_graph.signals import FEATURE_VERSION
 from recov_graph.store import TraceStore
 
@@ -94,14 +97,14 @@ def stored(store: TraceStore) -> list[dict[str, Any]]:
 def test_rates_stand_for_attempts(store: TraceStore, profiles: Path) -> None:
     done = import_file(profiles, store)
     first, second, third = stored(store)
-    assert first["tallies"] == {"retry": (0.272727 * 10, 10, None), "dense": (10, 10, None)}
-    assert second["tallies"] == {"retry": (0, 10, None), "dense": (3, 10, None)}
+    assert first["tallies"] == {"retry": (0.272727 * 20, 20, None), "dense": (20, 20, None)}
+    assert second["tallies"] == {"retry": (0, 20, None), "dense": (6, 20, None)}
     kept = ("model", "task", "key", "failed_samples", "spread", "concentration")
     assert [first[name] for name in kept] == ["m", "t", "p1", 4, 0.1, 2.5]
     assert first["logit_dispersion"] == -0.5
     assert [second[name] for name in kept] == ["m", "u", "p1", None, None, None]
     assert [third[name] for name in kept] == ["n", "t", "p2", 7, 0.2, 1]
-    assert (done.problems, done.attempts, done.new) == (3, 60, True)
+    assert (done.problems, done.attempts, done.new) == (3, 120, True)
     assert {row["feature_version"] for row in stored(store)} == {FEATURE_VERSION}
     assert {(row["prompt"], row["answer"], row["prompt_tokens"]) for row in stored(store)} == {
         (None, None, None)
@@ -129,7 +132,7 @@ def test_the_real_profiles_are_imported(store: TraceStore) -> None:
     if not REAL.exists():
         pytest.skip(f"{REAL} is not here; it is no part of the repository")
     done = import_file(REAL, store)
-    assert (done.problems, done.attempts) == (838, 838 * 5 * 10)
+    assert (done.problems, done.attempts) == (838, 838 * 5 * RATE_ATTEMPTS)
     rows = stored(store)
     cells = Counter((row["model"], row["task"]) for row in rows)
     assert sorted(cells.values()) == [196, 197, 220, 225]
@@ -444,7 +447,7 @@ def test_ids_are_hashed_where_texts_are_not_kept(
         rows = stored(store)
         assert [row["key"] for row in rows] == [store.key(name) for name in ("p1", "p1", "p2")]
         assert store.run_problem(done.run_id, "p1") is not None or store_text == "none"
-        assert rows[0]["tallies"]["retry"] == (0.272727 * 10, 10, None)
+        assert rows[0]["tallies"]["retry"] == (0.272727 * 20, 20, None)
 
 
 # --- anything at all ---
@@ -527,12 +530,12 @@ def test_the_command_says_what_was_stored_where_and_what_is_next(
     done = command(profiles, "--db", db)
     assert done.exit_code == 0, done.output
     assert done.output == (
-        f"stored 3 problems with 60 attempts in {db} (2 runs, one a model); "
+        f"stored 3 problems with 120 attempts in {db} (2 runs, one a model); "
         f"`recov-graph refit --db {db}` learns from them\n"
     )
     again = command(profiles, "--db", db)
     assert again.output == (
-        f"{db} already has these 3 problems with 60 attempts (2 runs, one a model), nothing was "
+        f"{db} already has these 3 problems with 120 attempts (2 runs, one a model), nothing was "
         f"changed; `recov-graph refit --db {db}` learns from them\n"
     )
 
@@ -572,6 +575,22 @@ def test_the_command_explains_itself() -> None:
     assert shown.exit_code == 0
     for option in ("--db", "--model", "--task", "--attempts", "--kind"):
         assert option in shown.output
+    assert f"[default: {RATE_ATTEMPTS}]" in " ".join(shown.output.split())
+
+
+def test_importing_loads_no_graph() -> None:
+    code = "import sys, recov_graph.importing; print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[0] for name in done.stdout.split()}
+    assert loaded & {"langgraph", "langchain_core"} == set()
+
+
+def test_an_import_by_the_command_is_the_same_as_one_by_the_library(
+    profiles: Path, tmp_path: Path
+) -> None:
+    command(profiles, "--db", tmp_path / "mine.db")
+    with TraceStore(tmp_path / "mine.db") as store:
+        assert not import_file(profiles, store).new
 
 
 def test_what_was_imported_cannot_be_changed() -> None:

@@ -25,8 +25,14 @@ HOSTILE = "\x1b[31mred\x1b[0m\u202e\x07\r\nnext line"
 ESCAPES = set("\x1b\x07\r\u202e")
 
 
+# The shipped policy without what it has learned: the rule alone.
+COLD = default_policy().model_copy(
+    update={"name": "embedded-rule", "posterior": None, "counts": None, "code_version": None}
+)
+
+
 def named(name: str, **fields: Any) -> Policy:
-    return default_policy().model_copy(update={"name": name, **fields})
+    return COLD.model_copy(update={"name": name, **fields})
 
 
 def fitted(name: str = "fitted", *, dense: float = 0.4, types: int = 2, **fields: Any) -> Policy:
@@ -45,7 +51,6 @@ def fitted(name: str = "fitted", *, dense: float = 0.4, types: int = 2, **fields
     )
     learned = {
         "posterior": posterior,
-        "schema_version": 2,
         "window": Window(first="2026-01-01", last="2026-02-01"),
         "counts": Counts(problems=40, attempts=160.0, rescues=30.0),
     }
@@ -150,7 +155,7 @@ damages = pytest.mark.parametrize(
 # What is on the shelf
 
 
-@pytest.mark.parametrize("saved", [A, C], ids=["rule", "fitted"])
+@pytest.mark.parametrize("saved", [A, C, default_policy()], ids=["rule", "fitted", "shipped"])
 def test_what_is_saved_loads_again(shelf: PolicyShelf, saved: Policy) -> None:
     path = shelf.save(saved)
     assert path == shelf.folder / f"{saved.content_hash}.json"
@@ -550,7 +555,8 @@ def test_cells_that_came_and_went_are_told() -> None:
     found = told(default_policy(), default_policy().model_copy(update={"cells": cells}))
     assert found.keys() == {"cells.embedded|chain", "cells.other|task"}
     old, new = found["cells.embedded|chain"]
-    assert old.startswith("16 failures, spread 0.794")
+    spread = default_policy().cells["embedded|chain"]["spread"]
+    assert old.startswith(f"{spread.count} failures, spread {spread.mean:.3g}")
     assert new == "absent"
     assert found["cells.other|task"] == (new, old)
 
@@ -565,13 +571,33 @@ def test_many_cells_are_counted() -> None:
 
 
 def test_a_fitted_policy_differs_from_the_rule_in_few_lines() -> None:
-    found = told(default_policy(), fitted())
+    found = told(COLD, fitted())
     assert found["posterior"] == ("absent", "2 types of failure, 2 operators")
     assert found["counts"] == ("absent", "problems 40, attempts 160, rescues 30")
     assert found["name"] == ("embedded-rule", "fitted")
     assert len(found) < 10
-    back = told(fitted(), default_policy())
+    back = told(fitted(), COLD)
     assert back == {field: (new, old) for field, (old, new) in found.items()}
+
+
+def test_what_was_learned_for_the_shipped_policy_is_told() -> None:
+    shipped = default_policy()
+    assert shipped.posterior is not None
+    assert shipped.counts is not None
+    found = told(COLD, shipped)
+    types, operators = len(shipped.posterior.rescue), len(shipped.posterior.operators)
+    assert found["posterior"] == ("absent", f"{types} types of failure, {operators} operators")
+    assert found["counts"][1].startswith(f"problems {shipped.counts.problems}, ")
+    assert found["name"] == ("embedded-rule", shipped.name)
+    assert "schema_version" not in found
+    assert len(found) < 20
+
+
+def test_two_fitted_policies_differ_part_by_part() -> None:
+    found = told(default_policy(), fitted())
+    assert "posterior" not in found
+    assert found["posterior.explore"] == ("0.05", "0.1")
+    assert found["posterior.operators"][1] == "retry, dense_steer"
 
 
 def test_every_single_change_is_told() -> None:
@@ -606,7 +632,18 @@ def leaves(data: Any, keys: tuple[Any, ...] = ()) -> Any:
 def test_expected_rescue_is_the_posterior_s_where_there_is_one() -> None:
     rates = expected_rescue(fitted(dense=0.4))
     assert rates["dense_steer"] == pytest.approx(0.5)
-    assert rates["local_temp"] == expected_rescue(default_policy())["local_temp"]
+    assert rates["local_temp"] == expected_rescue(COLD)["local_temp"]
+
+
+def test_expected_rescue_of_the_shipped_policy_is_the_posterior_s() -> None:
+    posterior = default_policy().posterior
+    assert posterior is not None
+    rates, total = expected_rescue(default_policy()), sum(posterior.weights)
+    for column, operator in enumerate(posterior.operators):
+        rescues = [row[column] for row in posterior.rescue]
+        mean = sum(w * p for w, p in zip(posterior.weights, rescues, strict=True)) / total
+        assert rates[operator] == pytest.approx(mean)
+        assert rates[operator] != expected_rescue(COLD)[operator]
 
 
 # On the command line
@@ -615,7 +652,15 @@ def test_expected_rescue_is_the_posterior_s_where_there_is_one() -> None:
 def test_list_shows_the_shipped_policy_the_active_one_and_damage(
     cli: Cli, shelf: PolicyShelf
 ) -> None:
-    assert "embedded-rule" in cli("list").out
+    (row,) = [line for line in cli("list").out.splitlines() if default_policy().name in line]
+    assert [cell.strip() for cell in row.split("│")[1:-1]] == [
+        "*",
+        default_policy().content_hash,
+        default_policy().name,
+        default_policy().created,
+        str(default_policy().population["spread"].count),
+        "0",
+    ]
     shelf.activate(A, why="")
     tampered(shelf.save(B))
     lines = cli("list").out.splitlines()
@@ -650,13 +695,17 @@ def test_show_says_what_a_policy_says(cli: Cli, shelf: PolicyShelf) -> None:
     rows = [line.replace("│", " ").split() for line in out.splitlines()]
     assert ["dense_steer", "50.0%"] in rows
     assert ["m|t", "40"] in rows
-    assert ["embedded|mixed", "39"] in rows
+    assert ["embedded|mixed", str(C.cells["embedded|mixed"]["spread"].count)] in rows
 
 
 def test_show_falls_back_on_the_shipped_policy(cli: Cli) -> None:
     out = cli("show").out
     assert default_policy().content_hash in out
-    assert "136 failed problems" in out
+    counts = default_policy().counts
+    assert counts is not None
+    assert f"{counts.problems} failed problems, {counts.attempts:,.0f} attempts" in out
+    assert "5.0% of choices" in out
+    assert "not before the first choice" in out
 
 
 @pytest.mark.parametrize("shown", [default_policy(), C], ids=["shipped", "fitted"])
@@ -671,11 +720,16 @@ def test_show_json_is_a_policy_file(
 
 def test_diff_shows_both_policies(cli: Cli, shelf: PolicyShelf) -> None:
     shelf.save(C)
-    out = cli("diff", "shipped", "c").out
-    assert C.content_hash in out
-    assert default_policy().content_hash in out
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines()]
-    assert ["posterior", "absent", "2 types of failure, 2 operators"] in rows
+    shelf.save(COLD)
+    for ref, old, told_row in (
+        ("shipped", default_policy(), ["posterior.explore", "0.05", "0.1"]),
+        (COLD.name, COLD, ["posterior", "absent", "2 types of failure, 2 operators"]),
+    ):
+        out = cli("diff", ref, "c").out
+        assert C.content_hash in out
+        assert old.content_hash in out
+        rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines()]
+        assert told_row in rows
     assert "the same policy" in cli("diff", "c", C.content_hash).out
 
 

@@ -55,17 +55,17 @@ def fill(
 ) -> None:
     """Problems that failed twice, then were tried by operators chosen at random."""
     rng = random.Random(seed)
-    store.write(runs=[RUN])
+    tables: dict[str, list[dict[str, Any]]] = {"runs": [RUN]}
+
+    def add(table: str, **row: Any) -> None:
+        tables.setdefault(table, []).append(row)
+
     for i in range(first, first + count):
         problem, stamp = f"p{i}", f"2026-01-01T00:{i // 60 % 60:02}:{i % 60:02}.000+00:00"
         task = tasks[i % len(tasks)]
-        store.write(
-            problems=[
-                {"id": problem, "run_id": "r", "key": problem, "task": task, "started_at": stamp}
-            ]
-        )
+        add("problems", id=problem, run_id="r", key=problem, task=task, started_at=stamp)
         for position in range(2):
-            _attempt(store, problem, position, "sample", False, stamp)
+            _add_rollout(add, problem, position, "sample", False, stamp)
         for step in range(attempts):
             operator = choose(step) if choose else rng.choice(NAMES)
             passed = rng.random() < rates[operator]
@@ -73,46 +73,45 @@ def fill(
                 {"operator": n, "score": None, "expected_rescue": 0.2, "expected_cost": 50}
                 for n in NAMES
             ]
-            store.write(
-                decisions=[
-                    {
-                        "id": f"{problem}/d{step}", "problem_id": problem, "step": step,
-                        "regime": "sampling", "operator": operator,
-                        "probability": 1.0 if choose else 1 / len(NAMES), "expected_rescue": 0.2,
-                        "candidates": json.dumps(candidates), "policy": "p", "policy_hash": "0",
-                        "created_at": stamp, "attempts_left": attempts - step, "measured": 0,
-                        "once": "{}",
-                    }
-                ]
+            add(
+                "decisions", id=f"{problem}/d{step}", problem_id=problem, step=step,
+                regime="sampling", operator=operator,
+                probability=1.0 if choose else 1 / len(NAMES), expected_rescue=0.2,
+                candidates=json.dumps(candidates), policy="p", policy_hash="0",
+                created_at=stamp, attempts_left=attempts - step, measured=0, once="{}",
             )  # fmt: skip
-            _attempt(store, problem, 2 + step, operator, passed, stamp)
-            store.write(
-                interventions=[
-                    {
-                        "id": f"{problem}/{2 + step}", "decision_id": f"{problem}/d{step}",
-                        "operator": operator, "outcome": "rescued" if passed else "failed",
-                        "tokens": 50,
-                    }
-                ]
+            _add_rollout(add, problem, 2 + step, operator, passed, stamp)
+            add(
+                "interventions", id=f"{problem}/{2 + step}", decision_id=f"{problem}/d{step}",
+                operator=operator, outcome="rescued" if passed else "failed", tokens=50,
             )  # fmt: skip
             if passed:
                 break
+    store.write(**tables)
+
+
+def _add_rollout(
+    add: Any, problem: str, position: int, operator: str, passed: bool, stamp: str
+) -> None:
+    row = f"{problem}/{position}"
+    add(
+        "rollouts", id=row, problem_id=problem, position=position, operator=operator,
+        temperature=0.6, seed=0, finish_reason="stop", tokens=30, created_at=stamp,
+    )  # fmt: skip
+    add("verdicts", id=row, value="passed" if passed else "failed", verifier="exact")
 
 
 def _attempt(
     store: TraceStore, problem: str, position: int, operator: str, passed: bool, stamp: str
 ) -> None:
-    row = f"{problem}/{position}"
-    store.write(
-        rollouts=[
-            {
-                "id": row, "problem_id": problem, "position": position, "operator": operator,
-                "temperature": 0.6, "seed": 0, "finish_reason": "stop", "tokens": 30,
-                "created_at": stamp,
-            }
-        ],
-        verdicts=[{"id": row, "value": "passed" if passed else "failed", "verifier": "exact"}],
-    )  # fmt: skip
+    """One rollout with its verdict."""
+    tables: dict[str, list[dict[str, Any]]] = {}
+
+    def add(table: str, **row: Any) -> None:
+        tables.setdefault(table, []).append(row)
+
+    _add_rollout(add, problem, position, operator, passed, stamp)
+    store.write(**tables)
 
 
 GOOD = {"retry": 0.05, "steer": 0.5, "mix": 0.1}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import pickle
@@ -20,6 +21,7 @@ from recov_graph.routing import (
     Decision,
     Evidence,
     Policy,
+    PosteriorRouter,
     Router,
     RuleRouter,
     as_router,
@@ -27,7 +29,16 @@ from recov_graph.routing import (
     load_policy,
 )
 from recov_graph.routing.decision import Regime
-from recov_graph.routing.policy import FEATURE_VERSION, Moments, Rescue, cell_name
+from recov_graph.routing.policy import (
+    FEATURE_VERSION,
+    Counts,
+    Covariates,
+    Moments,
+    Posterior,
+    Rescue,
+    Window,
+    cell_name,
+)
 
 QUICK = settings(deadline=None, max_examples=150)
 FEWER = settings(deadline=None, max_examples=75)
@@ -56,6 +67,23 @@ def policy(**changes: Any) -> Policy:
         "stop_below": 0.01,
     }
     return Policy(**{**fields, **changes})
+
+
+def posterior(**changes: Any) -> Posterior:
+    """Two types of failure, of which one is rescued by dense_steer only."""
+    fields: dict[str, Any] = {
+        "operators": ["retry", "dense_steer"],
+        "rescue": [[0.5, 0.5], [0.01, 0.25]],
+        "weights": [0.25, 0.75],
+        "cells": {"m|t": {0: 0.5, 1: 0.5}},
+        "hardness": [0.0, -2.0],
+        "bandwidth": 0.5,
+        "covariates": Covariates(intercept=-1.0, coefficients={"spread": 0.5}),
+        "informed": 1.0,
+        "measure": True,
+        "failures": {"m|t": 400},
+    }
+    return Posterior(**{**fields, **changes})
 
 
 def evidence(z: tuple[float, float, float] | None = (0.0, 0.0, 0.0), **changes: Any) -> Evidence:
@@ -817,6 +845,10 @@ CHANGES: dict[str, Any] = {
     "carry_over": 0.5,
     "failed_samples": 5,
     "stop_below": 0.02,
+    "code_version": "9.9.9",
+    "window": Window(first="2026-01-01", last="2026-01-02"),
+    "counts": Counts(problems=4, attempts=32.0, rescues=8.0),
+    "posterior": posterior(),
 }
 
 
@@ -841,6 +873,11 @@ def refusal(path: Path) -> str:
     return message
 
 
+def learned(**changes: Any) -> dict[str, Any]:
+    """A posterior with some of its fields replaced, as a change of the file."""
+    return {"posterior": {**posterior().model_dump(mode="json"), **changes}}
+
+
 def saved(path: Path, **changes: Any) -> dict[str, Any]:
     policy(**changes).save(path)
     data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -854,9 +891,38 @@ def test_a_saved_policy_is_loaded_as_it_was(path: Path) -> None:
     assert load_policy(str(path)).content_hash == full.content_hash
 
 
-@given(by=POLICIES)
-@settings(deadline=None, max_examples=50)
-def test_any_policy_survives_its_file(shared_path: Path, by: Policy) -> None:
+LEARNED = st.fixed_dictionaries(
+    {},
+    optional={
+        "code_version": st.text(),
+        "window": st.builds(Window, first=st.text(), last=st.text()),
+        "counts": st.builds(
+            Counts,
+            problems=st.integers(0, 10**6),
+            attempts=st.floats(0, 1e9),
+            rescues=st.floats(0, 1e9),
+        ),
+        "posterior": st.builds(
+            posterior,
+            bandwidth=st.floats(1e-9, 1e9),
+            informed=st.floats(0, 1),
+            measure=st.booleans(),
+            explore=st.floats(0, 1),
+            failures=st.dictionaries(st.text(), st.integers(0, 10**6), max_size=3),
+            cells=st.dictionaries(
+                st.text(), st.dictionaries(st.integers(0, 1), st.floats(0, 1)), max_size=3
+            ),
+        ),
+    },
+)
+
+
+@given(by=POLICIES, learned=LEARNED)
+@settings(deadline=None, max_examples=75)
+def test_any_policy_survives_its_file(
+    shared_path: Path, by: Policy, learned: dict[str, Any]
+) -> None:
+    by = by.model_copy(update=learned)
     by.save(shared_path)
     loaded = load_policy(shared_path)
     assert loaded == by
@@ -869,6 +935,58 @@ def test_the_file_is_json_with_the_hash_in_it(path: Path) -> None:
     assert data["stop_below"] == 0.01
     assert data["carry_over"] == 0.0
     assert len(data["content_hash"]) == 16
+
+
+V1 = """{
+  "schema_version": 1,
+  "name": "by hand",
+  "created": "2025-06-01",
+  "source": "an earlier version",
+  "feature_version": 1,
+  "router_version": 1,
+  "population": {
+    "spread": {"mean": 0.75, "sd": 0.125, "count": 40},
+    "concentration": {"mean": 1.5, "sd": 0.5, "count": 40},
+    "logit_dispersion": {"mean": -1.5, "sd": 0.75, "count": 40}
+  },
+  "cells": {},
+  "shrinkage": 20.0,
+  "rule": {"spread": "dense_steer", "logit_dispersion": "local_temp"},
+  "rescue": {
+    "retry": {"alpha": 0.5, "beta": 4.5, "problems": 40},
+    "dense_steer": {"alpha": 0.5, "beta": 3.5, "problems": 40}
+  },
+  "carry_over": 0.5,
+  "failed_samples": 4,
+  "stop_below": 0.05,
+  "content_hash": "d85862329fdc42e9"
+}
+"""
+
+
+def test_a_file_of_version_1_still_loads_and_keeps_its_hash(path: Path) -> None:
+    content = json.loads(V1)
+    del content["content_hash"]
+    by_hand = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    assert by_hand == "d85862329fdc42e9"
+    path.write_text(V1, encoding="utf-8")
+    loaded = load_policy(path)
+    assert loaded.content_hash == by_hand
+    assert loaded.schema_version == 1
+    assert [getattr(loaded, name) for name in NEW] == [None] * 4
+    assert isinstance(as_router(loaded), RuleRouter)
+    loaded.save(path)
+    assert json.loads(path.read_text(encoding="utf-8")) == json.loads(V1)
+
+
+def test_a_file_of_version_1_changed_by_hand_is_noticed(path: Path) -> None:
+    path.write_text(V1.replace('"mean": 0.75', '"mean": 0.76'), encoding="utf-8")
+    assert "changed after it was written" in refusal(path)
+
+
+def test_policies_are_of_the_newest_version(path: Path) -> None:
+    assert policy().schema_version == saved(path)["schema_version"] == 2
+    assert not {*NEW} & saved(path).keys()
 
 
 def test_every_field_but_the_schema_is_changed_below() -> None:
@@ -889,6 +1007,13 @@ def test_a_field_changed_by_hand_is_noticed(path: Path, field: str) -> None:
     message = refusal(path)
     assert policy().content_hash in message
     assert "changed after it was written" in message
+
+
+def test_a_part_of_what_was_learned_changed_by_hand_is_noticed(path: Path) -> None:
+    data = saved(path, posterior=posterior())
+    data["posterior"]["rescue"][1][0] += 1e-9
+    path.write_text(json.dumps(data), encoding="utf-8")
+    assert "changed after it was written" in refusal(path)
 
 
 @pytest.mark.parametrize("claimed", [None, "", 5, "0" * 16])
@@ -913,7 +1038,7 @@ def test_a_missing_field_is_named(path: Path, missing: str) -> None:
 @pytest.mark.parametrize(
     ("change", "fragments"),
     [
-        ({"schema_version": 2}, ["schema_version 2 is newer than 1", "pip install -U"]),
+        ({"schema_version": 3}, ["schema_version 3 is newer than 2", "pip install -U"]),
         ({"schema_version": 0}, ["'schema_version'", "got 0"]),
         ({"schema_version": "1.5"}, ["'schema_version'", "got '1.5'"]),
         ({"extra": 1}, ["unknown field 'extra'"]),
@@ -942,6 +1067,26 @@ def test_a_missing_field_is_named(path: Path, missing: str) -> None:
             {"population": {name: {"mean": 0, "sd": -1, "count": 1} for name in FEATURES}},
             ["sd'", "greater than or equal to 0"],
         ),
+        ({"code_version": 1}, ["'code_version'", "got 1"]),
+        ({"window": {"first": "2026-01-01"}}, ["'window.last' is missing"]),
+        (
+            {"counts": {"problems": -1, "attempts": 1, "rescues": 0}},
+            ["'counts.problems'", "got -1"],
+        ),
+        ({"posterior": {}}, ["'posterior.operators' is missing"]),
+        (learned(operators=[]), ["'posterior.operators'"]),
+        (learned(rescue=[[0.5, 0.5], [0.1]]), ["every type of rescue must have 2 numbers"]),
+        (learned(rescue=[[0.5, 0.5], [0.0, 0.1]]), ["strictly between 0 and 1"]),
+        (learned(rescue=[[0.5, 0.5], [0.1, math.nan]]), ["posterior.rescue", "nan"]),
+        (learned(weights=[1.0]), ["weights has 1 numbers for 2 types"]),
+        (learned(weights=[-1.0, 2.0]), ["weights must be at least 0"]),
+        (learned(weights=[0.0, 0.0]), ["not all 0"]),
+        (learned(hardness=[1.0, 2.0, 3.0]), ["hardness has 3 numbers for 2 types"]),
+        (learned(bandwidth=0), ["'posterior.bandwidth'", "greater than 0"]),
+        (learned(informed=1.5), ["'posterior.informed'", "less than or equal to 1"]),
+        (learned(explore=-0.1), ["'posterior.explore'", "greater than or equal to 0"]),
+        (learned(cells={"m|t": {"2": 1.0}}), ["cell 'm|t' names a type that does not exist"]),
+        (learned(extra=1), ["unknown field 'posterior.extra'"]),
     ],
 )
 def test_a_policy_that_does_not_fit_is_refused_in_words(
@@ -997,6 +1142,9 @@ def test_a_folder_is_refused(tmp_path: Path) -> None:
     assert "cannot be read" in refusal(tmp_path)
 
 
+NEW = ("code_version", "window", "counts", "posterior")  # since version 2
+
+
 @given(
     keys=st.sampled_from(
         [
@@ -1005,6 +1153,11 @@ def test_a_folder_is_refused(tmp_path: Path) -> None:
             ("population", "spread", "sd"),
             ("rescue", "retry", "alpha"),
             ("cells", "m|t", "spread", "count"),
+            ("posterior", "explore"),
+            ("posterior", "cells"),
+            ("posterior", "rescue"),
+            ("posterior", "covariates", "coefficients"),
+            ("counts", "problems"),
         ]
     ),
     value=st.recursive(
@@ -1017,7 +1170,7 @@ def test_a_folder_is_refused(tmp_path: Path) -> None:
 def test_a_file_with_any_value_changed_is_the_same_policy_or_refused(
     shared_path: Path, keys: tuple[str, ...], value: Any
 ) -> None:
-    original = policy(cells={"m|t": moments()})
+    original = policy(cells={"m|t": moments()}, **{name: CHANGES[name] for name in NEW})
     original.save(shared_path)
     data = json.loads(shared_path.read_text(encoding="utf-8"))
     inner = data
@@ -1038,8 +1191,26 @@ def test_a_file_with_any_value_changed_is_the_same_policy_or_refused(
 
 def test_none_gives_the_policy_that_ships() -> None:
     router = as_router(None)
-    assert router.name == default_policy().name
+    assert isinstance(router, PosteriorRouter)
+    assert router.name == default_policy().name == "embedded-posterior"
     assert router.content_hash == default_policy().content_hash
+    assert router.explore == 0.05
+
+
+def test_the_rule_goes_by_the_policy_that_ships_too() -> None:
+    router = RuleRouter()
+    assert router.content_hash == default_policy().content_hash
+    assert router.decide(evidence((0.99, 1.0, 0.0))).probability == 1.0
+
+
+def test_the_policy_that_ships_says_what_it_was_fitted_on() -> None:
+    shipped = default_policy()
+    assert shipped.schema_version == 2
+    assert shipped.posterior is not None
+    assert shipped.counts is not None
+    assert sum(shipped.posterior.failures.values()) == shipped.counts.problems
+    assert shipped.population["spread"].count == shipped.counts.problems
+    assert set(shipped.posterior.operators) == set(shipped.rescue) == set(OPERATORS)
 
 
 def test_the_policy_that_ships_decides() -> None:
@@ -1049,7 +1220,16 @@ def test_the_policy_that_ships_decides() -> None:
 def test_a_policy_gives_a_router_stamped_with_it() -> None:
     router = as_router(policy())
     assert isinstance(router, Router)
+    assert isinstance(router, RuleRouter)
     assert (router.name, router.content_hash) == ("small", policy().content_hash)
+
+
+def test_a_policy_that_has_learned_gives_a_router_that_goes_by_it() -> None:
+    learned_policy = policy(posterior=posterior())
+    router = as_router(learned_policy)
+    assert isinstance(router, Router)
+    assert isinstance(router, PosteriorRouter)
+    assert (router.name, router.content_hash) == ("small", learned_policy.content_hash)
 
 
 @pytest.mark.parametrize("kind", [str, Path])

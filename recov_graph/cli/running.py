@@ -185,7 +185,8 @@ def _run_batch(
             if pool is None:
                 batch = run_batch(graph.compile(), problems, advance)
             else:
-                batch = run_pooled(graph, problems, SAMPLES, pool, advance)
+                samples, each = min(SAMPLES, limits["max_attempts"]), limits["max_tokens"]
+                batch = run_pooled(graph, problems, samples, pool, advance, max_tokens=each)
         if baseline:
             compare_with_retry(batch, pair, judge, draw=8, **settings)
         figures = {**summary(batch), "db": store.path}

@@ -168,7 +168,7 @@ def bench_of_profiles(path: str | Path) -> Bench:
         np.full(rates.shape, float(RATE_ATTEMPTS)),
     )
     return Bench(
-        source=f"{len(profiles)} failed problems of {Path(path).name}",
+        source=f"{count(len(profiles), 'failed problem')} of {Path(path).name}",
         outcomes=outcomes,
         models=models,
         tasks=tasks,
@@ -209,7 +209,7 @@ def bench_of_tape(tape: Sequence[TapeProblem], name: str) -> Bench:
     )
     known = registered()
     return Bench(
-        source=f"{len(tape)} failed problems of {name}, {n} attempts of each operator",
+        source=f"{count(len(tape), 'failed problem')} of {name}, {n} attempts of each operator",
         outcomes=outcomes,
         models=models,
         tasks=tasks,

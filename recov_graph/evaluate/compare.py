@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from recov_graph.errors import InvalidInputError
 from recov_graph.evaluate.bench import HALVES, Bench
-from recov_graph.evaluate.plans import NAMES, Ints, Plan, Planner, concatenated, plain
+from recov_graph.evaluate.plans import Ints, Plan, Planner, concatenated, plain
 from recov_graph.evaluate.scoring import Bootstrap, Interval, Score, score
 from recov_graph.routing.outcomes import Floats
 
@@ -23,7 +23,7 @@ GROUPS = ("all", STEERABLE)
 # Policies whose choices depend on the budget.
 PLANS_AHEAD = ("best_fixed", "posterior", "oracle")
 TIE = 1e-6  # weight of what only decides where all else is equal
-REFERENCES = ("retry", "best_fixed_per_cell")
+REFERENCES = ("retry", "best_fixed_per_cell", "best_fixed")
 
 
 class Fixed(Protocol):
@@ -119,7 +119,10 @@ class Plans:
         self._made: dict[tuple[str, float | None], Plan] = {}
 
     def of(self, name: str, budget: float | None = None) -> Plan:
-        """A policy's plan for a budget of that many units; None for one without a limit."""
+        """A policy's plan for a budget of that many units; None for one without a limit.
+
+        "fixed:OPERATOR" is that operator, again and again.
+        """
         key = (name, budget if name.startswith(PLANS_AHEAD) else None)
         if key not in self._made:
             fixed = partial(self._fixed, budget=budget or 1.0, length=self.length)
@@ -222,6 +225,3 @@ def difference(
     """How much more often one policy rescues than another, problem by problem."""
     gain = group.of(one).rescue[:, budget] - group.of(other).rescue[:, budget]
     return bootstrap.mean(gain, group.weights)
-
-
-__all__ = ["GROUPS", "NAMES", "Plans", "Split", "splits"]

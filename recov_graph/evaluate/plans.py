@@ -36,6 +36,7 @@ NAMES = (
 # The order that round robin goes through, and the operator of the rule where nothing stands out.
 ROUND = ("dense_steer", "sparse_steer", "local_temp", "sparse_steer_random", "retry")
 FALLBACK = "sparse_steer_random"
+FIXED = "fixed:"  # before the name of an operator that is repeated alone
 DRAWS = 16  # sequences drawn of a policy that chooses at random
 WORTH_AHEAD = 8  # attempts looked ahead when a problem is compared with others
 
@@ -108,7 +109,7 @@ class Planner:
         """The plan of a policy by its name.
 
         Args:
-            name: one of NAMES.
+            name: one of NAMES, or "fixed:OPERATOR".
             fixed: tells the best fixed operator of each cell of some problems: for best_fixed,
                 best_fixed_per_cell and, where there is a budget, oracle.
             tokens: what the budget allows in all; infinite where it is shared by all problems.
@@ -116,6 +117,8 @@ class Planner:
         test, length = self.test, self.length
         if name == "retry":
             return self._repeated(np.full(len(test), self._index("retry")))
+        if name.startswith(FIXED):
+            return self._repeated(np.full(len(test), self._index(name.removeprefix(FIXED))))
         if name == "random":
             shape = (DRAWS, len(test), length)
             return plain(test, self.rng.integers(len(test.operators), size=shape))

@@ -72,7 +72,7 @@ def carried_out(
     if half is not None:
         passed, tokens = passed[:, :, half::2], tokens[:, :, half::2]
     kept = passed.shape[2]
-    used = _times_used(operators, len(bench.operators))
+    used = times_used(operators, len(bench.operators))
     all_passed, all_cost = np.zeros(operators.shape, bool), np.zeros(operators.shape)
     for s in range(len(operators)):
         order = rng.permuted(np.broadcast_to(np.arange(kept), passed.shape).copy(), axis=2)
@@ -82,7 +82,7 @@ def carried_out(
     return Runs(all_passed, all_cost + measured)
 
 
-def _times_used(operators: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+def times_used(operators: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     """How often each attempt's operator was used before it in its sequence."""
     used = np.zeros(operators.shape, np.int64)
     for operator in range(count):
@@ -182,6 +182,8 @@ class Bootstrap:
                 resampled.append(np.where(total > 0, counts @ (v * w) / total, np.nan))
         if not points:
             return Interval(float("nan"), float("nan"), float("nan"))
-        means = np.nanmean(np.array(resampled), axis=0)
-        low, high = np.nanquantile(means, [0.025, 0.975])
+        # A resample may hold no problem that counts in one cell, or in all.
+        drawn = np.array(resampled)
+        drawn = drawn[:, np.isfinite(drawn).any(axis=0)]
+        low, high = np.quantile(np.nanmean(drawn, axis=0), [0.025, 0.975])
         return Interval(float(np.mean(points)), float(low), float(high))

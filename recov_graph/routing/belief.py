@@ -43,10 +43,9 @@ class Believer:
         self.operators = tuple(posterior.operators)
         self._rescue = np.array(posterior.rescue)
         self._after_failure = np.log1p(-self._rescue)
-        # float [O * (J + 1), K], the probability that 0 to J attempts of an operator all fail.
+        # float [O, J + 1, K], the probability that 0 to J attempts of an operator all fail.
         times = np.arange(AHEAD + 1)[:, None]
-        all_fail = np.exp(times * self._after_failure.T[:, None, :])
-        self._all_fail = all_fail.reshape(-1, len(self._rescue))
+        self._all_fail = np.exp(times * self._after_failure.T[:, None, :])
         self._hardness = np.array(posterior.hardness)
         self._everywhere = _log_shares(posterior.weights)
         self._cells = {
@@ -87,9 +86,10 @@ class Believer:
         """
         share = self.posterior.informed
         weights = share * shares(belief.informed[:1]) + (1 - share) * shares(belief.plain[:1])
-        joint = (self._all_fail * weights) @ self._all_fail.T
-        shape = (len(self.operators), AHEAD + 1)
-        both: Floats = joint.reshape(*shape, *shape)
+        # Pair by pair: one large product would be shared out among threads, which on a machine that
+        # is busy wait for one another a hundred times longer than the product takes.
+        one, other = (self._all_fail * weights)[:, None], self._all_fail.transpose(0, 2, 1)[None]
+        both: Floats = (one @ other).transpose(0, 2, 1, 3)
         return both
 
     def rescue(self, belief: Belief) -> Floats:

@@ -26,13 +26,14 @@ from recov_graph.routing.decision import (
     affordable,
     any_rescue,
 )
+from recov_graph.routing.outcomes import Floats
+from recov_graph.routing.outlook import best_plans
 from recov_graph.routing.policy import Policy, cell_name, model_part
 from recov_graph.routing.rule import FORESEEN, RuleRouter
 from recov_graph.words import count
 
 # What a stored failure of another task, or of another model, counts for trust in a cell.
 SAME_MODEL, OTHER_MODEL = 0.1, 0.01
-SHARED_BY = 4  # attempts that share what is paid once, where tokens are not limited
 TIMES = np.arange(AHEAD + 1)
 HALF_TRUST = 10  # stored failures with which rule and posterior count alike
 SURE = 0.97  # beyond this trust the rule is no longer asked
@@ -110,6 +111,13 @@ class PosteriorRouter:
         """The attempts that would follow one another while all of them fail."""
         return self._path(evidence, self._belief(evidence))
 
+    def chance(self, evidence: Evidence) -> float:
+        """The chance of any rescue in the budget left, which `decide` stops by."""
+        evidence = replace(evidence, costs=affordable(evidence))
+        if not evidence.costs or evidence.attempts_left < 1:
+            return 0.0
+        return self._candidates(evidence, self._belief(evidence))[1]
+
     def trust(self, model: str, task: str) -> float:
         """How far the posterior is trusted in a cell, 0 to 1."""
         own = self._posterior.failures.get(cell_name(model, task), 0)
@@ -143,13 +151,15 @@ class PosteriorRouter:
         names = [name for name in self._index if name in evidence.costs]
         learned = self._believer.rescue(belief)[0]
         rescue = {name: float(learned[self._index[name]]) for name in names}
-        outlook = self._outlook(evidence, belief, names)
+        rows = np.array([self._index[name] for name in names], np.int64)
+        fails = self._believer.all_fail(belief)[np.ix_(rows, TIMES, rows, TIMES)]
+        outlook = self._outlook(evidence, names, fails)
         worth = dict(outlook)
         if math.isinf(evidence.tokens_left):
-            once = evidence.once
-            cost = {n: evidence.costs[n] + once.get(n, 0) / SHARED_BY for n in names}
-            # An operator may be free, as where a repair ends its rollout at once.
-            worth = {name: 1000 * rescue[name] / max(1.0, cost[name]) for name in names}
+            worth = {
+                name: 1000 * _per_token(rescue[name], fails[i, :, 0, 0], evidence, name)
+                for i, name in enumerate(names)
+            }
         trust = self.trust(evidence.model, evidence.task)
         chance = max(outlook.values(), default=0.0)
         if trust < SURE or len(names) < len(evidence.costs):
@@ -161,29 +171,17 @@ class PosteriorRouter:
         )
         return candidates, chance
 
-    def _outlook(
-        self, evidence: Evidence, belief: Belief, names: Sequence[str]
-    ) -> dict[str, float]:
-        """By the operator it begins with, the chance of the best plan within the budget.
-
-        Plans are so many attempts of one operator and then so many of another.
-        """
+    def _outlook(self, evidence: Evidence, names: Sequence[str], fails: Floats) -> dict[str, float]:
+        """By the operator it begins with, the chance of the best plan within the budget."""
         if not names:
             return {}
-        rows = np.array([self._index[name] for name in names], np.int64)
-        fails = self._believer.all_fail(belief)[np.ix_(rows, TIMES, rows, TIMES)]
-        cost = np.array([evidence.costs[name] for name in names], float)
-        once = np.array([evidence.once.get(name, 0) for name in names], float)
-        tokens = TIMES * cost[:, None] + (TIMES > 0) * once[:, None]
-        # What one repair needed, another needs no more.
-        shared = np.minimum(once[:, None], once)[:, None, :, None] * (
-            (TIMES > 0)[:, None, None] & (TIMES > 0)
+        chance = best_plans(
+            fails,
+            np.array([evidence.costs[name] for name in names], float),
+            np.array([evidence.once.get(name, 0) for name in names], float),
+            tokens_left=evidence.tokens_left,
+            attempts_left=evidence.attempts_left,
         )
-        spent = tokens[:, :, None, None] + tokens - shared
-        fits = (spent <= evidence.tokens_left) & (
-            TIMES[:, None, None] + TIMES <= evidence.attempts_left
-        )
-        chance = np.where(fits, 1.0 - fails, 0.0)[:, 1:].max(axis=(1, 2, 3))
         return dict(zip(names, chance.tolist(), strict=True))
 
     def _blended(
@@ -258,6 +256,21 @@ class PosteriorRouter:
         return (
             f"{after}by {of}, {chosen.operator} has the best expected rescue for its cost, {odds}"
         )
+
+
+def _per_token(rescue: float, fails: Floats, evidence: Evidence, name: str) -> float:
+    """Rescues expected per token of an operator, over as many attempts as make the best of it.
+
+    What has to be paid once is shared by them. `fails` are the chances that 0 to J of them fail.
+    """
+    # An operator may be free, as where a repair ends its rollout at once.
+    cost, once = max(1, evidence.costs[name]), evidence.once.get(name, 0)
+    if not once:
+        return rescue / cost
+    attempts = max(1, min(evidence.attempts_left, len(fails) - 1))
+    spent = once + cost * np.cumsum(fails[:attempts])
+    best = float(((1.0 - fails[1 : attempts + 1]) / spent).max())
+    return best * rescue / max(1e-9, 1.0 - float(fails[1]))
 
 
 def _regime(candidates: Sequence[Candidate]) -> Regime:
