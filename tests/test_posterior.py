@@ -540,21 +540,22 @@ def test_it_chooses_among_what_can_be_paid_for(posterior: Posterior, given_: Evi
 def test_it_stops_where_the_chance_of_a_rescue_is_too_small(
     posterior: Posterior, given_: Evidence
 ) -> None:
-    def decided(stop_below: float) -> Any:
-        return PosteriorRouter(a_policy(posterior, stop_below=stop_below)).decide(given_)
+    def router(stop_below: float) -> PosteriorRouter:
+        return PosteriorRouter(a_policy(posterior, stop_below=stop_below), explore=0.5)
 
-    stopped = decided(1.0)
-    if not stopped.candidates:
+    chance = router(0.0).chance(given_)
+    if router(0.0).decide(given_).operator is None:
+        assert chance == 0.0
         return  # nothing could be paid for
-    chance = stopped.expected_rescue
-    assert stopped.operator is None
-    assert stopped.regime == "out_of_reach"
-    assert 0 <= chance < 1
-    assert decided(max(0.0, chance - 1e-9)).operator is not None
-    assert decided(min(1.0, chance + 1e-9)).operator is None
-    router = PosteriorRouter(a_policy(posterior, stop_below=1.0), explore=0.5)
-    assert router.probability(given_, None) == 1.0
-    assert {router.probability(given_, name) for name in given_.costs} == {0.0}
+    assert 0 < chance <= 1
+    assert router(max(0.0, chance - 1e-9)).decide(given_).operator is not None
+    if chance + 1e-9 <= 1.0:
+        stopping = router(chance + 1e-9)
+        stopped = stopping.decide(given_)
+        assert (stopped.operator, stopped.regime) == (None, "out_of_reach")
+        assert stopped.expected_rescue == pytest.approx(chance)
+        assert stopped.probability == stopping.probability(given_, None) == 1.0
+        assert {stopping.probability(given_, name) for name in given_.costs} == {0.0}
 
 
 def test_the_chance_is_that_of_the_best_plan() -> None:
@@ -567,11 +568,17 @@ def test_the_chance_is_that_of_the_best_plan() -> None:
         4: 1 - (0.1 * 0.999) ** 2,
     }
     for attempts, chance in expected.items():
-        made = PosteriorRouter(policy).decide(evidence(costs=costs, attempts_left=attempts))
-        assert made.expected_rescue == pytest.approx(chance, abs=1e-3)
-        tokens = evidence(costs=costs, attempts_left=99, tokens_left=100.0 * attempts)
-        made = PosteriorRouter(policy).decide(tokens)
-        assert made.expected_rescue == pytest.approx(chance, abs=1e-3)
+        for tokens in (math.inf, 10_000.0):
+            asked_ = evidence(costs=costs, attempts_left=attempts, tokens_left=tokens)
+            made = PosteriorRouter(policy).decide(asked_)
+            assert made.expected_rescue == pytest.approx(chance, abs=1e-3)
+    # Fewer tokens never make a rescue likelier.
+    chances = [
+        PosteriorRouter(policy).decide(evidence(costs=costs, tokens_left=float(t))).expected_rescue
+        for t in range(100, 2000, 50)
+    ]
+    assert chances == sorted(chances)
+    assert chances[-1] > chances[0] + 0.3
 
 
 def test_what_has_failed_gives_way_to_what_is_likelier_now() -> None:
@@ -601,11 +608,11 @@ def test_what_must_be_paid_once_makes_repairs_worth_less() -> None:
 
 
 def test_what_is_paid_once_is_paid_once_for_several_repairs() -> None:
-    policy = a_policy(of([0.5, 0.5], [0.5, 0.5]), stop_below=1.0)
-    both = evidence(
-        costs=("o0", "o1"), once={"o0": 100, "o1": 100}, tokens_left=300.0, attempts_left=9
-    )
-    assert PosteriorRouter(policy).decide(both).expected_rescue == pytest.approx(0.75)
+    router = PosteriorRouter(a_policy(of([0.5, 0.4], [0.4, 0.6]), stop_below=1.0))
+    both = evidence(costs={"o0": 100, "o1": 90}, tokens_left=450.0, attempts_left=9)
+    once = replace(both, once={"o0": 70, "o1": 70})
+    left = replace(both, tokens_left=380.0)  # as if it had been paid already, and never again
+    assert router.decide(once).expected_rescue == pytest.approx(router.decide(left).expected_rescue)
 
 
 def test_operators_too_dear_for_what_is_left_are_not_chosen() -> None:

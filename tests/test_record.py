@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 from recov_graph.budget import Budget, MeteredModel
-from recov_graph.cli import cli as root
 from recov_graph.cli import main
 from recov_graph.cli.recording import record as record_command
 from recov_graph.errors import InvalidInputError, ModelError, TapeError
@@ -57,6 +57,13 @@ def plain(tape: list[TapeProblem], digits: int = 15) -> list[Any]:
         )
         for problem in tape
     ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """As the command has it: the pair's matrices are small, and threads wait for one another."""
+    with threadpool_limits(1, user_api="blas"):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -550,17 +557,13 @@ def test_a_problem_that_was_cut_off_is_not_on_the_tape(
 # --- the command ---
 
 
-COMMAND = (
-    "from recov_graph.cli import cli, main; from recov_graph.cli.recording import record; "
-    "cli.add_command(record); main()"
-)
+COMMAND = [sys.executable, "-m", "recov_graph.cli", "record"]
 Cli = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
     """Runs the command line in this process, with the errors that users meet."""
-    monkeypatch.setitem(root.commands, "record", record_command)
     monkeypatch.setattr(sys, "path", list(sys.path))
 
     def run(*arguments: Any) -> tuple[int, str, str]:
@@ -622,7 +625,7 @@ def test_the_command_records_and_says_what_to_do_next(cli: Cli, folder: Path, ta
 def test_the_command_finds_a_verifier_of_the_working_folder_in_every_process(
     folder: Path,
 ) -> None:
-    command = [sys.executable, "-c", COMMAND, "record", "problems.jsonl", "--processes", "2"]
+    command = [*COMMAND, "problems.jsonl", "--processes", "2"]
     command += ["--verifier", "python:own_check:check", "--attempts", "2", "--db", "t.db"]
     environment = {**os.environ, "PYTHONSAFEPATH": "1"}  # the folder is on no other path
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
@@ -698,7 +701,7 @@ def test_ctrl_c_ends_it_and_keeps_what_was_recorded(
     folder: Path, processes: int, everyone: bool
 ) -> None:
     """A terminal interrupts every process; a supervisor may interrupt only the first."""
-    command = [sys.executable, "-c", COMMAND, "record", "hard.jsonl", "--processes", processes]
+    command = [*COMMAND, "hard.jsonl", "--processes", processes]
     command += ["--verifier", "numeric", "--attempts", 6, "--db", "t.db", "--out", "tape.jsonl"]
     pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen([*map(str, command)], start_new_session=True, **pipes) as process:
@@ -733,7 +736,7 @@ def _wait_for_a_problem(path: str, process: subprocess.Popen[str]) -> None:
 
 def test_a_terminal_gets_a_bar(folder: Path) -> None:
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-c", COMMAND, "record", "problems.jsonl", "--processes", "2"]
+    command = [*COMMAND, "problems.jsonl", "--processes", "2"]
     command += ["--verifier", "numeric", "--attempts", "2", "--db", "t.db"]
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env=environment) as p:

@@ -22,6 +22,7 @@ STEERABLE = "steerable_hard"
 GROUPS = ("all", STEERABLE)
 # Policies whose choices depend on the budget.
 PLANS_AHEAD = ("best_fixed", "posterior", "oracle")
+FIXED_AHEAD = ("best_fixed", "oracle")
 TIE = 1e-6  # weight of what only decides where all else is equal
 REFERENCES = ("retry", "best_fixed_per_cell", "best_fixed")
 
@@ -123,10 +124,13 @@ class Plans:
 
         "fixed:OPERATOR" is that operator, again and again.
         """
-        key = (name, budget if name.startswith(PLANS_AHEAD) else None)
+        # Where an attempt is the unit, a budget is so many attempts and no limit of tokens.
+        by_token = self.bench.tokens is not None
+        ahead = PLANS_AHEAD if by_token else FIXED_AHEAD
+        key = (name, budget if name.startswith(ahead) else None)
         if key not in self._made:
             fixed = partial(self._fixed, budget=budget or 1.0, length=self.length)
-            tokens = math.inf if budget is None else budget * self.bench.unit
+            tokens = math.inf if budget is None or not by_token else budget * self.bench.unit
             plans = [planner.plan(name, fixed, tokens) for planner in self.planners]
             rows = [fold.test for fold in self.folds]
             self._made[key] = concatenated(plans, rows, len(self.bench))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -39,7 +40,7 @@ def best_plans(
     return best
 
 
-def _fits(cost: Floats, once: Floats, times: Floats, tokens_left: float) -> Floats:
+def _fits(cost: Floats, once: Floats, times: Any, tokens_left: float) -> Floats:
     """Float [O, J + 1, O, J + 1], how likely so many attempts stay within the tokens left."""
     written = times * cost[:, None]
     variance = (STRAY * cost[:, None]) ** 2 * times

@@ -32,7 +32,7 @@ from recov_graph.routing.policy import (
 
 SHRINKAGE = 20.0
 BANDWIDTH = 0.5
-INFORMED = 0.5
+INFORMED = 0.25
 SAMPLES_AT = 1 + len(FEATURES)  # the column of X that holds the failed samples
 FIRST_COUNT = SAMPLES_AT + 1  # the first column of failures by operator
 LEAST_SHARE = 1e-4  # a type rarer than this in a cell is left out of a policy
