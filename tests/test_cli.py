@@ -346,7 +346,10 @@ def test_run_keeps_no_text_where_told_so(cli: Cli, tmp_path: Path) -> None:
     prompts = ["31+13?", "97*23-7?"]
     rows = ({"prompt": prompt, "answer": 777777, "id": f"secret{prompt}"} for prompt in prompts)
     path, db = write_lines(tmp_path / "p.jsonl", *rows), tmp_path / "t.db"
+    # The rule measures every failure.
+    default_policy().model_copy(update={"posterior": None}).save(tmp_path / "rule.json")
     options = ("--verifier", "numeric", "--max-attempts", 6, "--no-baseline", "--db", db)
+    options += ("--policy", tmp_path / "rule.json")
     assert cli("run", path, *options, "--store-text", "none").code == 0
     content = b"".join(file.read_bytes() for file in tmp_path.glob("t.db*"))
     for mark in (*prompts, "777777", "secret"):
