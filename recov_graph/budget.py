@@ -12,6 +12,7 @@ from recov_graph.errors import InvalidInputError, RecovGraphError
 from recov_graph.models.base import Capability, Generation, Ids, Model, Role, Scores, Session
 from recov_graph.rollout import FinishReason, TopK, Usage
 
+MOST = 2**53  # beyond it a number is no budget, and a column of the store overflows
 Result = TypeVar("Result", Generation, Scores)
 
 
@@ -40,9 +41,10 @@ class Budget:
                 continue
             number = isinstance(value, int | float) and not isinstance(value, bool)
             whole = name == "max_seconds" or isinstance(value, int)
-            if not (number and whole and 0 < value < math.inf):
+            if not (number and whole and 0 < value < MOST):
                 kind = "number" if name == "max_seconds" else "whole number"
-                raise InvalidInputError(f"{name} is {value!r}; it must be a {kind} above 0")
+                most = f" and below {MOST:.0e}" if number and MOST <= value < math.inf else ""
+                raise InvalidInputError(f"{name} is {value!r}; it must be a {kind} above 0{most}")
 
     def tokens_left(self, spent: Usage) -> float:
         """Tokens that may still be spent; infinite without a limit."""

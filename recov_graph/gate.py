@@ -114,7 +114,8 @@ def judge_recorded(
         )
         for i, policy in enumerate(("new", "active"))
     )
-    passed, why = _compared([("recorded", gain, figures[1].rescues_per_1000)], tolerance)
+    gains = [("recorded", gain, figures[1].rescues_per_1000)]
+    passed, why = _compared(gains, figures, tolerance)
     return Verdict(passed, why, len(bench), figures)
 
 
@@ -167,8 +168,8 @@ def judge_policy(
         active: the one it would replace.
         log: decisions in order, problem by problem.
         confidence: of the interval of the difference.
-        tolerance: by what share of the active policy's rescues per token the lower end of the
-            interval may fall short of it.
+        tolerance: by what share the lower end of the interval of rescues per token may fall short
+            of the active policy, and by what share the rescues themselves may.
         least_ess: effective problems below which nothing is said.
     """
     newest = sorted({decision.row for decision in log})[-MOST_PROBLEMS:]
@@ -193,17 +194,17 @@ def _said(comparison: Comparison, tolerance: float, least_ess: float) -> tuple[b
             f"too little to go by: an effective sample of {ess:.0f} problems, at least "
             f"{least_ess:.0f} are needed; run more problems, or override with --force"
         )
-    return _compared(
-        [
-            ("doubly robust", comparison.dr, comparison.baseline.dr.rescues_per_1000),
-            ("self-normalised", comparison.snips, comparison.baseline.snips.rescues_per_1000),
-        ],
-        tolerance,
-    )
+    gains = [
+        ("doubly robust", comparison.dr, comparison.baseline.dr.rescues_per_1000),
+        ("self-normalised", comparison.snips, comparison.baseline.snips.rescues_per_1000),
+    ]
+    return _compared(gains, tuple(_figures(comparison)), tolerance)
 
 
 def _compared(
-    gains: Sequence[tuple[str, Interval, Interval]], tolerance: float
+    gains: Sequence[tuple[str, Interval, Interval]],
+    figures: Sequence[Figure],
+    tolerance: float,
 ) -> tuple[bool, str]:
     """Whether each estimate says no worse, and in words; gains come with what they are against."""
     for name, gain, base in gains:
@@ -211,6 +212,17 @@ def _compared(
             return False, (
                 f"not shown to be no worse: the {name} difference is {_signed(gain)} rescues per "
                 f"1,000 tokens, and may fall short by {tolerance:.0%} of {base.point:.2f} at most; "
+                "--force overrides"
+            )
+    # Stopping at once would look well by rescues per token alone.
+    rates: dict[str, dict[str, float]] = {}
+    for figure in figures:
+        rates.setdefault(figure.estimate, {})[figure.policy] = figure.rescue_rate
+    for estimate, rate in rates.items():
+        if not rate["new"] >= (1.0 - tolerance) * rate["active"]:
+            return False, (
+                f"it rescues less: {rate['new']:.1%} of the problems against "
+                f"{rate['active']:.1%} ({estimate}), more than {tolerance:.0%} fewer; "
                 "--force overrides"
             )
     name, gain, base = gains[0]

@@ -16,7 +16,7 @@ from recov_graph.gate import (
     judge_policy,
     judge_recorded,
 )
-from recov_graph.routing import Router, as_router
+from recov_graph.routing import PosteriorRouter, Router, as_router
 from recov_graph.routing.outcomes import cell_moments
 from recov_graph.routing.policy import Counts, Policy, Posterior, Rescue, Window
 from recov_graph.routing.posterior import fit_posterior
@@ -95,7 +95,16 @@ def _judged(
     if len(recorded) >= LEAST_ESS:
         bench = bench_of_tape(recorded, "the store")
         return judge_recorded(candidate, active, bench, confidence=confidence)
-    return judge_policy(candidate, active, logged_decisions(store, held), confidence=confidence)
+    if isinstance(candidate, PosteriorRouter) and candidate.measures:
+        return Verdict(
+            False,
+            "logged decisions cannot tell what measuring every failure first would cost; record "
+            "attempts with `recov-graph record`, or override with --force",
+        )
+    # A problem that was seen again is one problem: its last sighting stands for it.
+    last = {int(group): row for row, group in enumerate(held.group)}
+    log = logged_decisions(store, held.take(np.array(sorted(last.values()), np.int64)))
+    return judge_policy(candidate, active, log, confidence=confidence)
 
 
 def fitted(

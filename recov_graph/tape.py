@@ -157,7 +157,7 @@ def _as_data(problem: TapeProblem) -> dict[str, Any]:
     }
 
 
-Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Count = Annotated[int, Field(ge=0, le=2**40)]
 
 
 class _Part(BaseModel):

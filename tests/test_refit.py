@@ -399,3 +399,77 @@ def test_simulated_value_agrees_with_the_estimate(store: TraceStore) -> None:
     truth = 1 - (1 - GOOD["steer"]) ** 2
     rates = [f.rescue_rate for f in verdict.figures if f.policy == "new"]
     assert np.allclose(rates, truth, atol=0.08)
+
+
+def test_stopping_early_does_not_pass_as_thrift() -> None:
+    bench = bench_of_tape(shipped_tape()[:120], "part of the shipped tape")
+    timid = default_policy().model_copy(update={"stop_below": 0.6})
+    verdict = judge_recorded(as_router(timid), as_router(default_policy()), bench)
+    new, active = verdict.figures
+    assert new.rescues_per_1000.point > active.rescues_per_1000.point
+    assert not verdict.passed
+    assert "it rescues less" in verdict.why
+
+
+def test_decisions_that_were_never_carried_out_are_left_out(store: TraceStore) -> None:
+    fill(store, 10, dict.fromkeys(NAMES, 0.0))
+    before = len(logged_decisions(store, read_failures(store)))
+    decision = store.query("SELECT * FROM decisions LIMIT 1")[0]
+    store.write(decisions=[{**decision, "id": "never", "step": 9}])
+    assert len(logged_decisions(store, read_failures(store))) == before
+
+
+def test_a_problem_seen_often_is_judged_by_once(store: TraceStore) -> None:
+    fill(store, 400, GOOD, attempts=2)
+    store.write(
+        problems=[{**row, "key": "the same"} for row in store.query("SELECT * FROM problems")]
+    )
+    verdict = refit(store, COLD).verdict
+    assert not verdict.passed
+    assert verdict.problems <= 1
+
+
+def test_logs_cannot_judge_a_policy_that_measures_first(store: TraceStore) -> None:
+    fill(store, 200, GOOD)
+    verdict = refit(store, COLD, measure=True).verdict
+    assert not verdict.passed
+    assert "measuring every failure first" in verdict.why
+
+
+def test_other_models_never_take_over(store: TraceStore) -> None:
+    fill(store, 3000, dict.fromkeys(NAMES, 0.0), attempts=1)
+    router = as_router(refit(store, COLD).policy)
+    assert isinstance(router, PosteriorRouter)
+    assert router.trust("another", "t") <= 0.2
+    asked = Evidence("another", "t", None, 4, [], {"retry": 50, "dense_steer": 100}, 8, draw=1.0)
+    assert router.decide(asked).operator is not None
+
+
+def test_an_unknown_operator_has_a_chance() -> None:
+    router = as_router(default_policy())
+    asked = Evidence("embedded", "mixed", None, 4, [], {"hotter": 50}, 8, draw=1.0)
+    assert router.decide(asked).operator == "hotter"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--explore", "nan"], "not a number"),
+        (["--confidence", "nan"], "not a number"),
+        (["--name", ""], "must not be empty"),
+    ],
+)
+def test_numbers_that_are_none_are_refused(
+    command: Any, arguments: list[str], message: str
+) -> None:
+    done = command("refit", *arguments)
+    assert done.exit_code == 2
+    assert message in done.output
+
+
+def test_the_store_is_never_written_over(command: Any, tmp_path: Path) -> None:
+    for target in (tmp_path / "traces.db", tmp_path / "policies" / "history.jsonl"):
+        done = command("refit", "--out", str(target))
+        assert done.exit_code == 2, done.output
+    with TraceStore(tmp_path / "traces.db") as store:
+        assert len(read_failures(store)) == 400

@@ -81,7 +81,7 @@ def evaluate(
     if profiles is not None and tape is not None:
         raise click.BadParameter("give either --profiles or --tape, not both", param_hint="--tape")
     if json_out not in (None, "-"):
-        check_writable(Path(str(json_out)))
+        check_writable(Path(str(json_out)), "--json", profiles, tape)
     usual = SHARED if shared else OF_TOKENS if profiles is None else OF_ATTEMPTS
     budgets = usual if budget is None else _budgets(budget)
     try:

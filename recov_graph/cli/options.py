@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
+from typing import Any
 
 import click
 
+DATABASE = b"SQLite format 3\x00"
 DB_HELP = "Trace store; default: $RECOV_GRAPH_DB, storage/traces.db in a checkout, else user data."
 
 db_option = click.option("--db", type=click.Path(path_type=Path), help=DB_HELP)
@@ -25,8 +28,30 @@ store_text_option = click.option(
 )
 
 
-def check_writable(path: Path, option: str = "--json") -> None:
-    """Refuse an output file before any work is done for it."""
+def check_writable(path: Path, option: str = "--json", *inputs: Path | None) -> None:
+    """Refuse an output file before any work is done for it, and one that is an input or a store."""
     target = path if path.exists() else path.parent
     if path.is_dir() or not path.parent.is_dir() or not os.access(target, os.W_OK):
         raise click.BadParameter(f"{path} cannot be written", param_hint=option)
+    if any(other is not None and path.resolve() == other.resolve() for other in inputs):
+        raise click.BadParameter(
+            f"{path} is the problem file or the store, which it would replace; name another",
+            param_hint=option,
+        )
+    if path.is_file():
+        with path.open("rb") as file:
+            if file.read(len(DATABASE)) == DATABASE:
+                raise click.BadParameter(f"{path} is a database; name another", param_hint=option)
+
+
+def number(low: float, high: float, *, strict: bool = False) -> click.FloatRange:
+    """A number within bounds; unlike click's own it refuses NaN."""
+    return _Number(low, high, min_open=strict, max_open=strict)
+
+
+class _Number(click.FloatRange):
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        converted = float(super().convert(value, param, ctx))
+        if math.isnan(converted):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return converted

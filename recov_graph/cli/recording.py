@@ -80,7 +80,7 @@ def record(
         check(given)  # before a store is made
     path = db or default_path()
     if out is not None:
-        _check_out(out, problems, path)
+        check_writable(out, "--out", problems, path)
     tally = _Tally(len(asked))
     with TraceStore(path, store_text=store_text) as store, _progress(tally) as on_result:
         try:
@@ -146,14 +146,6 @@ def _progress(tally: _Tally) -> Iterator[Callable[[Recorded], None]]:
             bar.update(task, advance=1, failed=tally.unsolved, tokens=tally.tokens)
 
         yield advance
-
-
-def _check_out(out: Path, *others: Path) -> None:
-    """Refuse a text tape that cannot be written, or would take the place of another file."""
-    check_writable(out, "--out")
-    for other in others:
-        if out.resolve() == other.resolve():
-            raise click.BadParameter(f"{out} is the problem file or the store", param_hint="--out")
 
 
 def _finish(tally: _Tally, db: Path, out: Path | None, source: str) -> None:

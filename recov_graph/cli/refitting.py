@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from recov_graph.cli.options import check_writable, db_option
+from recov_graph.cli.options import check_writable, db_option, number
 
 if TYPE_CHECKING:
     from recov_graph.refit import Refit
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.option("--name", default="fitted", show_default=True, help="What to call it.")
 @click.option(
     "--explore",
-    type=click.FloatRange(0, 1),
+    type=number(0, 1),
     default=0.05,
     show_default=True,
     help="Share of choices made at random, so that policies can be compared from logs.",
@@ -39,12 +39,12 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--stop-below",
-    type=click.FloatRange(0, 1),
+    type=number(0, 1),
     help="Stop when the chance of any rescue is below; default: as the active policy.",
 )
 @click.option(
     "--confidence",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=number(0, 1, strict=True),
     default=0.9,
     show_default=True,
     help="Of the gate's intervals.",
@@ -80,8 +80,12 @@ def refit(
     if not path.is_file():
         raise StoreError(f"no trace store at {path}; run `recov-graph demo` first or name one")
     if out is not None:
-        check_writable(out, "--out")
+        check_writable(out, "--out", path)
+    if not name:
+        raise click.BadParameter("it must not be empty", param_hint="--name")
     shelf = PolicyShelf(policies)
+    if out is not None and out.resolve().parent == shelf.folder.resolve():
+        raise click.BadParameter(f"{out} is on the policy shelf", param_hint="--out")
     active = shelf.active() or default_policy()
     with TraceStore(path) as store:
         made = fit(

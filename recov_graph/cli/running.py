@@ -134,6 +134,7 @@ def run(
         },
         baseline=baseline,
         pool=Pool(total_tokens, total_attempts, least_worth) if pooled else None,
+        source=problems,
     )
 
 
@@ -151,6 +152,7 @@ def _run_batch(
     model: str = "embedded",
     policy: Path | None = None,
     pool: Pool | None = None,
+    source: Path | None = None,
 ) -> None:
     from recov_graph.batch import compare_with_retry, run_batch, summary
     from recov_graph.budget import Budget
@@ -169,7 +171,7 @@ def _run_batch(
     }
     judge, pair = as_verifier(verifier), as_model(model)
     if json_out not in (None, "-"):
-        check_writable(Path(str(json_out)))
+        check_writable(Path(str(json_out)), "--json", db, source)
     with TraceStore(db or default_path(), store_text=store_text) as store:
         graph = build_recovery_graph(
             pair,

@@ -24,7 +24,7 @@ GROUPS = ("all", STEERABLE)
 PLANS_AHEAD = ("best_fixed", "posterior", "oracle")
 FIXED_AHEAD = ("best_fixed", "oracle")
 TIE = 1e-6  # weight of what only decides where all else is equal
-REFERENCES = ("retry", "best_fixed_per_cell", "best_fixed")
+REFERENCES = ("retry", "best_fixed_per_cell", "best_fixed", "rule_ranked", "round_robin")
 
 
 class Fixed(Protocol):

@@ -34,6 +34,7 @@ from recov_graph.words import count
 
 # What a stored failure of another task, or of another model, counts for trust in a cell.
 SAME_MODEL, OTHER_MODEL = 0.1, 0.01
+MOST_OF_OTHERS = 5.0  # all other models together count for no more than so many failures
 TIMES = np.arange(AHEAD + 1)
 HALF_TRUST = 10  # stored failures with which rule and posterior count alike
 SURE = 0.97  # beyond this trust the rule is no longer asked
@@ -71,7 +72,12 @@ class PosteriorRouter:
 
         They do for the rule, which goes by nothing else, as long as it has more of a say.
         """
-        return self._posterior.measure or self.trust(evidence.model, evidence.task) < 0.5
+        return self.measures or self.trust(evidence.model, evidence.task) < 0.5
+
+    @property
+    def measures(self) -> bool:
+        """Whether the policy has every failure measured before the first choice."""
+        return self._posterior.measure
 
     def decide(self, evidence: Evidence) -> Decision:
         """The operator with the best expected rescue for its cost, or a stop."""
@@ -123,7 +129,8 @@ class PosteriorRouter:
         own = self._posterior.failures.get(cell_name(model, task), 0)
         akin = self._by_model.get(cell_name(model, ""), 0)
         others = self._stored - akin
-        failures = own + SAME_MODEL * (akin - own) + OTHER_MODEL * others
+        # However many failures of other models are stored, they say little of this one.
+        failures = own + SAME_MODEL * (akin - own) + min(OTHER_MODEL * others, MOST_OF_OTHERS)
         return failures**2 / (failures**2 + HALF_TRUST**2)
 
     def _belief(self, evidence: Evidence) -> Belief:
@@ -162,6 +169,10 @@ class PosteriorRouter:
             }
         trust = self.trust(evidence.model, evidence.task)
         chance = max(outlook.values(), default=0.0)
+        strange = {n: cost for n, cost in evidence.costs.items() if n not in self._index}
+        if strange:  # operators that nothing was learned of: the rule's guess
+            path = self._rule.path(replace(evidence, costs=strange))
+            chance = max(chance, any_rescue(path))
         if trust < SURE or len(names) < len(evidence.costs):
             rescue, worth = self._blended(evidence, rescue, worth, trust)
             chance = trust * chance + (1 - trust) * any_rescue(self._rule.path(evidence))

@@ -134,6 +134,11 @@ class Posterior(_Part):
             raise ValueError("rescue must lie strictly between 0 and 1")
         if any(w < 0 for w in self.weights) or sum(self.weights) <= 0:
             raise ValueError("weights must be at least 0 and not all 0")
+        places = (*self.hardness, *self.covariates.cells.values(), self.covariates.intercept)
+        if any(abs(v) > 1e3 for v in (*places, *self.covariates.coefficients.values())):
+            raise ValueError("hardness is in log-odds: no part of it may exceed 1,000")
+        if any(not 0 <= count <= 1e12 for count in self.failures.values()):
+            raise ValueError("failures must be counts of at most 1e12")
         for cell, shares in self.cells.items():
             if any(not 0 <= index < types or share < 0 for index, share in shares.items()):
                 raise ValueError(f"cell {cell!r} names a type that does not exist")

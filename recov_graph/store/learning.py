@@ -29,7 +29,10 @@ DECISIONS = (
     "SELECT problem_id, decisions.id, decisions.operator, probability, candidates, policy_hash, "
     "attempts_left, tokens_left, measured, once, outcome, tokens "
     "FROM decisions LEFT JOIN interventions ON decision_id = decisions.id "
-    "WHERE attempts_left IS NOT NULL ORDER BY problem_id, step"
+    "WHERE attempts_left IS NOT NULL "
+    # What was decided on and never carried out, or could not be judged, tells nothing.
+    "AND (decisions.operator IS NULL OR outcome IN ('rescued', 'failed')) "
+    "ORDER BY problem_id, step"
 )
 
 
