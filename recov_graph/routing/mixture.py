@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from recov_graph.routing.outcomes import Floats, Outcomes
 
 MOST_TYPES = 512
-MOST_PATTERNS = 6_000  # distinct problems that the types are looked for in
+MOST_PATTERNS = 3_500  # distinct problems that the types are looked for in
 ITERATIONS = 40
 CLOSE = 1e-6  # of the mean log-likelihood, between two iterations
 STRENGTH = 1.0  # attempts' worth of weight that an operator's mean has in each type
