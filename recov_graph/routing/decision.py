@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from recov_graph.features import ProblemFeatures
+from recov_graph.words import count
 
 Regime = Literal["sampling", "steerable_hard", "out_of_reach"]
 MARGIN = 0.05  # how far an intervention must beat retry to make a failure steerable-hard
@@ -98,6 +99,19 @@ def affordable(evidence: Evidence) -> dict[str, int]:
 def any_rescue(path: Iterable[Candidate]) -> float:
     """The chance that one of the attempts passes."""
     return 1.0 - math.prod(1.0 - candidate.expected_rescue for candidate in path)
+
+
+def stop(
+    evidence: Evidence, chance: float, threshold: float, candidates: tuple[Candidate, ...]
+) -> Decision:
+    """The decision to stop because the chance of any rescue is under a threshold."""
+    reason = (
+        f"{count(evidence.failed_samples, 'sample')} and "
+        f"{count(len(evidence.tried), 'intervention')} failed; the chance of a rescue in "
+        f"{count(evidence.attempts_left, 'more attempt')} is {chance:.1%}, "
+        f"under {threshold:.1%}: stop"
+    )
+    return Decision(None, "out_of_reach", 1.0, chance, candidates, reason)
 
 
 def wants_features(router: Router, evidence: Evidence) -> bool:

@@ -25,6 +25,7 @@ from recov_graph.routing.decision import (
     Regime,
     affordable,
     any_rescue,
+    stop,
 )
 from recov_graph.routing.outcomes import Floats
 from recov_graph.routing.outlook import best_plans
@@ -86,13 +87,7 @@ class PosteriorRouter:
             return Decision(None, "sampling", 1.0, 0.0, (), "no operator fits the tokens left")
         candidates, chance = self._candidates(evidence, self._belief(evidence))
         if chance < self.policy.stop_below or evidence.attempts_left < 1:
-            reason = (
-                f"{count(evidence.failed_samples, 'sample')} and "
-                f"{count(len(evidence.tried), 'intervention')} failed; the chance of a rescue in "
-                f"{count(evidence.attempts_left, 'more attempt')} is {chance:.1%}, "
-                f"under {self.policy.stop_below:.1%}: stop"
-            )
-            return Decision(None, "out_of_reach", 1.0, chance, candidates, reason)
+            return stop(evidence, chance, self.policy.stop_below, candidates)
         chosen, probability = self._chosen(candidates, evidence.draw)
         return Decision(
             chosen.operator,

@@ -22,9 +22,9 @@ from recov_graph.routing.decision import (
     Regime,
     affordable,
     any_rescue,
+    stop,
 )
 from recov_graph.routing.policy import LEAST_SD, Policy, Rescue, default_policy
-from recov_graph.words import count
 
 FORESEEN = 64  # attempts looked ahead when judging whether to go on
 UNKNOWN = Rescue(alpha=1, beta=1, problems=0)  # where a policy has measured no operator at all
@@ -73,13 +73,7 @@ class RuleRouter:
         )
         chance = any_rescue(self._path(evidence, standing_out, failures))
         if chance < self.policy.stop_below or evidence.attempts_left < 1:
-            reason = (
-                f"{count(evidence.failed_samples, 'sample')} and "
-                f"{count(len(evidence.tried), 'intervention')} failed; the chance of a rescue in "
-                f"{count(evidence.attempts_left, 'more attempt')} is {chance:.1%}, "
-                f"under {self.policy.stop_below:.1%}: stop"
-            )
-            return Decision(None, "out_of_reach", 1.0, chance, candidates, reason)
+            return stop(evidence, chance, self.policy.stop_below, candidates)
         best = candidates[0]
         reason = self._reason(best, standing_out, failures, evidence)
         return Decision(best.operator, regime, 1.0, best.expected_rescue, candidates, reason)
