@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo test lint types benchmarks train clean
+.PHONY: demo test lint types benchmarks train tape clean
 
 demo: $(VENV)/.installed
 	$(BIN)/recov-graph demo
@@ -26,6 +26,11 @@ benchmarks: $(VENV)/.installed-test
 train: $(VENV)/.installed-train
 	$(BIN)/python -m training.train_pair
 	$(BIN)/python -m training.measure_pair
+
+# Records the tape that ships and fits the policy that ships to it: about 20 minutes on 2 cores.
+tape: $(VENV)/.installed
+	$(BIN)/python -m training.record_tape
+	$(BIN)/python -m training.fit_policy
 
 clean:
 	rm -rf $(VENV) build dist

@@ -18,7 +18,7 @@ from recov_graph.cli import main
 from recov_graph.cli.learn import evaluate as command
 from recov_graph.errors import InvalidInputError, TapeError
 from recov_graph.evaluate import Bench, bench_of_profiles, bench_of_tape, evaluate
-from recov_graph.evaluate.compare import Plans, groups, scored, splits
+from recov_graph.evaluate.compare import REFERENCES, Plans, groups, scored, splits
 from recov_graph.evaluate.plans import NAMES, plain
 from recov_graph.evaluate.scoring import Bootstrap, carried_out, score
 from recov_graph.evaluate.stopping import outcome
@@ -174,11 +174,8 @@ def test_the_json_says_all_that_it_must(of_rates: dict[str, Any]) -> None:
                 for figures in row[group].values():
                     assert set(figures) == {"rescue", "low", "high", "cost"}
                     assert figures["low"] <= figures["rescue"] <= figures["high"]
-    assert set(of_rates["differences"]["posterior"]) == {
-        "retry",
-        "best_fixed_per_cell",
-        "best_fixed",
-    }
+    assert set(of_rates["differences"]["posterior"]) == set(REFERENCES)
+    assert {"retry", "best_fixed_per_cell", "best_fixed", "rule_ranked"} <= set(REFERENCES)
     for row in (of_rates["features"], of_rates["differences"]["posterior"]["retry"]):
         assert set(row[BOTH[1]]["3"]) == {"difference", "low", "high"}
     assert {"retry", "posterior"} <= set(of_rates["null"]["policies"])
@@ -239,7 +236,7 @@ def test_operators_that_are_alike_do_not_differ(profiled: Profiled) -> None:
         for other in row.values()
         for gain in other["all"].values()
     ]
-    assert len(gains) == 2 * (3 * len(NAMES) - 3)
+    assert len(gains) == 2 * (5 * len(NAMES) - 5)
     assert all(gain["low"] <= 1e-9 and gain["high"] >= -1e-9 for gain in gains)
 
 
