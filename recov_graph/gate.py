@@ -18,7 +18,7 @@ import numpy as np
 
 from recov_graph.evaluate.bench import Bench
 from recov_graph.offpolicy import Comparison, Interval, Logged, compare
-from recov_graph.routing.decision import Decision, Evidence, Router, wants_features
+from recov_graph.routing.decision import Decision, Evidence, Router, odds, wants_features
 from recov_graph.stored import LoggedDecision
 
 LEAST_ESS = 50.0
@@ -125,7 +125,7 @@ def expected(router: Router, bench: Bench, row: int) -> tuple[float, float]:
     evidence = bench.evidence(row, attempts_left=HORIZON, tokens_left=math.inf, measured=measured)
     tokens, alive, scoring = 0.0, 1.0, float(bench.scoring[row])
     if not measured and wants_features(router, evidence):
-        evidence = _measured(evidence, bench, row)
+        evidence = bench.measured(evidence, row)
         tokens += scoring
     price = bench.costs if bench.tokens is None else bench.tokens.mean(axis=2)
     while evidence.attempts_left:
@@ -134,7 +134,7 @@ def expected(router: Router, bench: Bench, row: int) -> tuple[float, float]:
             break
         index = bench.operators.index(decided.operator)
         if evidence.once.get(decided.operator, 0):
-            evidence = _measured(evidence, bench, row)
+            evidence = bench.measured(evidence, row)
             tokens += alive * scoring
         tokens += alive * float(price[row, index])
         alive *= 1.0 - float(bench.rates[row, index])
@@ -144,12 +144,6 @@ def expected(router: Router, bench: Bench, row: int) -> tuple[float, float]:
             attempts_left=evidence.attempts_left - 1,
         )
     return 1.0 - alive, tokens
-
-
-def _measured(evidence: Evidence, bench: Bench, row: int) -> Evidence:
-    """The same evidence once the features are known."""
-    known = bench.evidence(row, attempts_left=0, tokens_left=0.0, measured=True)
-    return replace(evidence, features=known.features, once={})
 
 
 def judge_policy(
@@ -183,11 +177,14 @@ def judge_policy(
     comparison = compare(
         _logged(log, candidate), _logged(log, active), resamples=RESAMPLES, confidence=confidence
     )
-    passed, why = _said(comparison, tolerance, least_ess)
-    return Verdict(passed, why, len(newest), tuple(_figures(comparison)))
+    figures = tuple(_figures(comparison))
+    passed, why = _said(comparison, figures, tolerance, least_ess)
+    return Verdict(passed, why, len(newest), figures)
 
 
-def _said(comparison: Comparison, tolerance: float, least_ess: float) -> tuple[bool, str]:
+def _said(
+    comparison: Comparison, figures: Sequence[Figure], tolerance: float, least_ess: float
+) -> tuple[bool, str]:
     ess = min(comparison.target.ess, comparison.baseline.ess)
     if ess < least_ess:
         return False, (
@@ -198,7 +195,7 @@ def _said(comparison: Comparison, tolerance: float, least_ess: float) -> tuple[b
         ("doubly robust", comparison.dr, comparison.baseline.dr.rescues_per_1000),
         ("self-normalised", comparison.snips, comparison.baseline.snips.rescues_per_1000),
     ]
-    return _compared(gains, tuple(_figures(comparison)), tolerance)
+    return _compared(gains, figures, tolerance)
 
 
 def _compared(
@@ -266,7 +263,7 @@ def _rows(decisions: Sequence[LoggedDecision], target: Router) -> Iterator[tuple
             # Nothing is tried any more: both agree, at no reward and no cost.
             yield (made.row, 0.0, 0.0, b, b, 0.0, 0.0, 0.0, 0.0)
             continue
-        odds, decided = choices(target, made.evidence)
+        likely, decided = choices(target, made.evidence)
         if decided.operator is None:
             stopped = True
             yield (made.row, 0.0, 0.0, b, b, 0.0, 0.0, 0.0, 0.0)
@@ -281,10 +278,10 @@ def _rows(decisions: Sequence[LoggedDecision], target: Router) -> Iterator[tuple
             float(made.rescued),
             float(made.tokens),
             b,
-            odds.get(made.operator, 0.0),
-            sum(odds[name] * rescue.get(name, 0.0) for name in odds),
+            likely.get(made.operator, 0.0),
+            sum(p * rescue.get(name, 0.0) for name, p in likely.items()),
             rescue.get(made.operator, 0.0),
-            sum(odds[name] * price[name] for name in odds),
+            sum(p * price[name] for name, p in likely.items()),
             float(price[made.operator]),
         )
 
@@ -292,9 +289,4 @@ def _rows(decisions: Sequence[LoggedDecision], target: Router) -> Iterator[tuple
 def choices(router: Router, evidence: Evidence) -> tuple[Mapping[str, float], Decision]:
     """With what probability a router chooses each operator; and its decision without chance."""
     decided = router.decide(replace(evidence, draw=1.0))
-    if decided.operator is None:
-        return {}, decided
-    explore = float(getattr(router, "explore", 0.0))
-    odds = {c.operator: explore / len(decided.candidates) for c in decided.candidates}
-    odds[decided.operator] = odds.get(decided.operator, 0.0) + 1.0 - explore
-    return odds, decided
+    return odds(decided, float(getattr(router, "explore", 0.0))), decided

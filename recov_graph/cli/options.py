@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 
-DATABASE = b"SQLite format 3\x00"
 DB_HELP = "Trace store; default: $RECOV_GRAPH_DB, storage/traces.db in a checkout, else user data."
 
 db_option = click.option("--db", type=click.Path(path_type=Path), help=DB_HELP)
@@ -28,6 +27,20 @@ store_text_option = click.option(
 )
 
 
+problems_argument = click.argument(
+    "problems", type=click.Path(path_type=Path), metavar="PROBLEMS.jsonl"
+)
+verifier_option = click.option(
+    "--verifier",
+    required=True,
+    help="exact, numeric[:TOLERANCE], regex, json_schema[:FILE], python_test[:SECONDS] "
+    "or python:MODULE:FUNCTION.",
+)
+model_option = click.option(
+    "--model", default="embedded", show_default=True, help="The model to run."
+)
+
+
 def check_writable(path: Path, option: str = "--json", *inputs: Path | None) -> None:
     """Refuse an output file before any work is done for it, and one that is an input or a store."""
     target = path if path.exists() else path.parent
@@ -39,6 +52,8 @@ def check_writable(path: Path, option: str = "--json", *inputs: Path | None) -> 
             param_hint=option,
         )
     if path.is_file():
+        from recov_graph.tape import DATABASE
+
         with path.open("rb") as file:
             if file.read(len(DATABASE)) == DATABASE:
                 raise click.BadParameter(f"{path} is a database; name another", param_hint=option)

@@ -12,21 +12,24 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from recov_graph.cli.options import check_writable, db_option, seed_option, store_text_option
+from recov_graph.cli.options import (
+    check_writable,
+    db_option,
+    model_option,
+    problems_argument,
+    seed_option,
+    store_text_option,
+    verifier_option,
+)
 
 if TYPE_CHECKING:
     from recov_graph.record import Recorded
 
 
 @click.command()
-@click.argument("problems", type=click.Path(path_type=Path), metavar="PROBLEMS.jsonl")
-@click.option(
-    "--verifier",
-    required=True,
-    help="exact, numeric[:TOLERANCE], regex, json_schema[:FILE], python_test[:SECONDS] "
-    "or python:MODULE:FUNCTION.",
-)
-@click.option("--model", default="embedded", show_default=True, help="The model to run.")
+@problems_argument
+@verifier_option
+@model_option
 @click.option(
     "--attempts",
     type=int,

@@ -13,8 +13,11 @@ from recov_graph.cli.options import (
     check_writable,
     db_option,
     json_option,
+    model_option,
+    problems_argument,
     seed_option,
     store_text_option,
+    verifier_option,
 )
 
 if TYPE_CHECKING:
@@ -57,16 +60,11 @@ def demo(problems: int, seed: int, db: Path | None, store_text: str, json_out: s
 
 
 @click.command()
-@click.argument("problems", type=click.Path(path_type=Path), metavar="PROBLEMS.jsonl")
+@problems_argument
+@verifier_option
+@model_option
 @click.option(
-    "--verifier",
-    required=True,
-    help="exact, numeric[:TOLERANCE], regex, json_schema[:FILE], python_test[:SECONDS] "
-    "or python:MODULE:FUNCTION.",
-)
-@click.option("--model", default="embedded", show_default=True, help="The model to run.")
-@click.option(
-    "--policy", type=click.Path(path_type=Path), help="Policy file; default: the one that ships."
+    "--policy", type=click.Path(path_type=Path), help="Policy file; default: the active one."
 )
 @click.option("--max-attempts", type=int, default=12, show_default=True, help="For each problem.")
 @click.option("--max-tokens", type=int, help="For each problem; default: no limit.")

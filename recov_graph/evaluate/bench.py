@@ -153,6 +153,11 @@ class Bench:
             once=once,
         )
 
+    def measured(self, evidence: Evidence, row: int) -> Evidence:
+        """The same evidence once the features of the problem are known."""
+        known = self.evidence(row, attempts_left=0, tokens_left=0.0, measured=True)
+        return replace(evidence, features=known.features, once={})
+
 
 def bench_of_profiles(path: str | Path) -> Bench:
     """Recorded rescue rates: an attempt costs 1, and measuring costs nothing."""

@@ -286,8 +286,7 @@ def walk(
             tokens_left=evidence.tokens_left - cost,
         )
         if once:  # the features were measured for a repair: they are known from now on
-            known = bench.evidence(row, attempts_left=0, tokens_left=0.0, measured=True)
-            evidence = replace(evidence, once={}, features=_seen(known, features).features)
+            evidence = _seen(bench.measured(evidence, row), features)
             path = router.path(evidence)
 
 

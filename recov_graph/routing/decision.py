@@ -101,6 +101,18 @@ def any_rescue(path: Iterable[Candidate]) -> float:
     return 1.0 - math.prod(1.0 - candidate.expected_rescue for candidate in path)
 
 
+def odds(decided: Decision, explore: float) -> dict[str, float]:
+    """The probability of each operator where a share of choices is made at random.
+
+    `decided` is what is chosen otherwise; where that is a stop, nothing else is ever chosen.
+    """
+    if decided.operator is None:
+        return {}
+    by_chance = {c.operator: explore / len(decided.candidates) for c in decided.candidates}
+    by_chance[decided.operator] = by_chance.get(decided.operator, 0.0) + 1.0 - explore
+    return by_chance
+
+
 def stop(
     evidence: Evidence, chance: float, threshold: float, candidates: tuple[Candidate, ...]
 ) -> Decision:

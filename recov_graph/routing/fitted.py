@@ -25,6 +25,7 @@ from recov_graph.routing.decision import (
     Regime,
     affordable,
     any_rescue,
+    odds,
     stop,
 )
 from recov_graph.routing.outcomes import Floats
@@ -103,10 +104,7 @@ class PosteriorRouter:
         decision = self.decide(replace(evidence, draw=1.0))
         if decision.operator is None or operator is None:
             return float(decision.operator == operator)
-        share = self.explore / len(decision.candidates)
-        names = {candidate.operator for candidate in decision.candidates}
-        best = decision.candidates[0].operator
-        return (operator == best) * (1.0 - self.explore) + share * (operator in names)
+        return odds(decision, self.explore).get(operator, 0.0)
 
     def path(self, evidence: Evidence) -> Iterator[Candidate]:
         """The attempts that would follow one another while all of them fail."""
