@@ -8,8 +8,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from recov_graph.errors import InvalidInputError, RecovGraphError
-from recov_graph.models.base import Capability, Generation, Ids, Model, Role, Scores, Session
+from recov_graph.errors import InvalidInputError, ModelError, RecovGraphError
+from recov_graph.models.base import (
+    Capability,
+    Draft,
+    Generation,
+    Ids,
+    Model,
+    Role,
+    Scores,
+    Session,
+)
 from recov_graph.rollout import FinishReason, TopK, Usage
 
 MOST = 2**53  # beyond it a number is no budget, and a column of the store overflows
@@ -125,12 +134,25 @@ class MeteredModel:
         self._left(sum(read + len(tokens) for tokens in completions))
         return self._timed("score", lambda: self._model.score(prompt, completions, role=role))
 
-    def open(self, prompt: str, *, prefix: Sequence[int] | Ids = ()) -> Session:
+    def open(
+        self,
+        prompt: str,
+        *,
+        prefix: Sequence[int] | Ids = (),
+        temperature: float = 1.0,
+        max_tokens: int | None = None,
+        seed: int = 0,
+    ) -> Session:
         """As `Model.open`; the rollout ends where the budget does."""
         read = self._model.prompt_length(prompt) + len(prefix)
         self._left(2 * read + 2)
         started = time.monotonic()
-        return _MeteredSession(self, self._model.open(prompt, prefix=prefix), started)
+        session = self._model.open(
+            prompt, prefix=prefix, temperature=temperature, max_tokens=max_tokens, seed=seed
+        )
+        metered = _MeteredSession(self, session, started)
+        self._check(self.budget.tokens_left(self.spent), session.next_cost)
+        return metered
 
     @property
     def end_token(self) -> int:
@@ -148,16 +170,23 @@ class MeteredModel:
     def _left(self, needed: int) -> float:
         """The tokens left, or BudgetExhausted where they do not cover what the next call needs."""
         reached = self.budget.reached(self.spent)
-        left = self.budget.tokens_left(self.spent)
-        if reached is None and left < needed:
-            reached = f"{left:.0f} tokens are left and the next call needs {needed}"
         if reached is not None:
             raise BudgetExhausted(reached)
+        return self._check(self.budget.tokens_left(self.spent), needed)
+
+    def _check(self, left: float, needed: int) -> float:
+        if left < needed:
+            raise BudgetExhausted(f"{left:.0f} tokens are left and the next call needs {needed}")
         return left
 
     def _timed(self, purpose: str, call: Callable[[], Result]) -> Result:
         started = time.monotonic()
-        result = call()
+        try:
+            result = call()
+        except ModelError as error:
+            if error.usage is not None:  # what was spent before it failed is spent
+                self.enter(self.new_id(), purpose, error.usage, started)
+            raise
         self.enter(self.new_id(), purpose, result.usage, started)
         return result
 
@@ -204,11 +233,22 @@ class _MeteredSession:
         return self._session.usage
 
     def distributions(self) -> tuple[TopK, TopK]:
-        return self._session.distributions()
+        try:
+            return self._session.distributions()
+        finally:
+            self._enter()  # a call that failed half-way may have cost something all the same
+
+    @property
+    def draft(self) -> Draft | None:
+        return self._session.draft
+
+    @property
+    def next_cost(self) -> int:
+        return self._session.next_cost
 
     @property
     def finished(self) -> FinishReason | None:
-        if self._session.finished is None and not self._meter.may_go_on(2):
+        if self._session.finished is None and not self._meter.may_go_on(self.next_cost):
             return "length"
         return self._session.finished
 

@@ -6,6 +6,8 @@ catch them all.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class RecovGraphError(Exception):
     """Base class of every error raised by recov_graph."""
@@ -20,7 +22,31 @@ class ProblemFileError(InvalidInputError):
 
 
 class ModelError(RecovGraphError):
-    """A model call failed."""
+    """A model call failed.
+
+    Attributes:
+        usage: the `recov_graph.rollout.Usage` of what was spent before it did, or None.
+    """
+
+    def __init__(self, message: str, *, usage: Any = None) -> None:
+        super().__init__(message)
+        self.usage = usage
+
+
+class ModelAccessError(ModelError):
+    """The model is not to be had: a wrong key, name or address, or a request it does not take."""
+
+
+class ModelUnavailableError(ModelError):
+    """The model did not answer, or said that it cannot now, however often it was asked."""
+
+
+class ModelReplyError(ModelError):
+    """The model's answer is cut short, malformed or impossible."""
+
+
+class NotScorableError(ModelError):
+    """A rollout cannot be scored, as where two tokenizers cut it differently."""
 
 
 class PolicyError(RecovGraphError):

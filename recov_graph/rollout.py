@@ -87,6 +87,7 @@ class Rollout:
         finish_reason: "stop" where the model ended by itself, "length" where it was cut.
         specialist: top-K of the specialist at each of the L positions, where it was recorded.
         ancestor: top-K of the ancestor at the same positions, where it was scored.
+        written: tokens written, where the ids of not all of them are known.
     """
 
     text: str
@@ -94,6 +95,7 @@ class Rollout:
     finish_reason: FinishReason
     specialist: TopK | None = None
     ancestor: TopK | None = None
+    written: int | None = None
 
     def __len__(self) -> int:
-        return len(self.token_ids)
+        return len(self.token_ids) if self.written is None else self.written

@@ -150,7 +150,7 @@ class ScriptedModel:
         read = sum(len(prompt) + len(ids) for ids in completions)
         return Scores(lists, Usage(scored_tokens=read))
 
-    def open(self, prompt: str, *, prefix: Sequence[int] | Any = ()) -> ScriptedSession:
+    def open(self, prompt: str, *, prefix: Sequence[int] | Any = (), **_: Any) -> ScriptedSession:
         """A rollout in which both models all but insist on the next text."""
         self._called("open", prompt=prompt, prefix=[int(token) for token in prefix])
         return ScriptedSession(self._next_tokens(), len(prompt) + len(prefix))
@@ -182,6 +182,8 @@ class ScriptedSession:
 
     def __init__(self, tokens: Sequence[int], prompt: int) -> None:
         self.finished: FinishReason | None = None
+        self.draft = None
+        self.next_cost = 2
         self._tokens, self._prompt, self._written = tokens, prompt, 0
 
     @property

@@ -20,7 +20,7 @@ from recov_graph.interventions import (
     resolve,
     unregister,
 )
-from recov_graph.interventions.mixing import draw_token, likeliest, mix, mode_at, row
+from recov_graph.interventions.mixing import Draw, likeliest, mix, mode_at, row
 from recov_graph.models import Capability
 from recov_graph.problem import Problem
 from recov_graph.rollout import Rollout, TopK
@@ -249,7 +249,7 @@ def test_a_mixture_is_a_distribution_over_the_union(s, a, alpha, mode):
     assert np.isfinite(mixed.logprobs).all()
     assert np.exp(mixed.logprobs).sum() == pytest.approx(1)
     assert likeliest(mixed) in mixed.ids
-    assert draw_token(mixed, 0.6, np.random.default_rng(0)) in mixed.ids
+    assert Draw(np.random.default_rng(0))(mixed, 0.6) in mixed.ids
 
 
 @settings(max_examples=50, deadline=None)

@@ -14,10 +14,28 @@ from recov_graph.trace import Trace
 
 
 class Lengths(NamedTuple):
-    """Tokens of the prompt and of a typical completion, for foreseeing costs."""
+    """What an attempt's cost is foreseen by.
+
+    Attributes:
+        prompt: tokens of the prompt.
+        completion: tokens of a typical completion.
+        truncated: failed samples that were cut at the longest completion allowed.
+        stride: tokens that a steered rollout goes on by before both models read it anew; 0 where
+            they read every token once.
+    """
 
     prompt: int
     completion: int
+    truncated: int = 0
+    stride: int = 0
+
+
+def steered_cost(lengths: Lengths) -> int:
+    """Tokens of a rollout that is steered throughout: both models read all of it."""
+    if not lengths.stride:
+        return 2 * (lengths.prompt + lengths.completion)
+    passes = -(-max(1, lengths.completion) // lengths.stride)
+    return 2 * passes * (lengths.prompt + lengths.completion // 2 + lengths.stride)
 
 
 @dataclass(frozen=True, slots=True)

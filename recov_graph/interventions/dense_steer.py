@@ -5,11 +5,9 @@ Source: Islah et al., arXiv 2606.05145.
 
 from __future__ import annotations
 
-import numpy as np
-
 from recov_graph.errors import InvalidInputError
-from recov_graph.interventions.base import Attempt, Failure, Lengths
-from recov_graph.interventions.mixing import ALPHA, Mode, checked_alpha, draw_token, mix
+from recov_graph.interventions.base import Attempt, Failure, Lengths, steered_cost
+from recov_graph.interventions.mixing import ALPHA, Draw, Mode, checked_alpha, mix
 from recov_graph.interventions.walk import walk
 from recov_graph.models.base import Capability, Model
 from recov_graph.rollout import TopK
@@ -34,13 +32,13 @@ class DenseSteer:
 
     def expected_cost(self, lengths: Lengths) -> int:
         """Both models read the prompt and every token."""
-        return 2 * (lengths.prompt + lengths.completion)
+        return steered_cost(lengths)
 
     def apply(self, failure: Failure, model: Model) -> Attempt:
         """One rollout of the mixture."""
 
-        def choose(_: int, specialist: TopK, ancestor: TopK, rng: np.random.Generator) -> int:
+        def choose(_: int, specialist: TopK, ancestor: TopK, draw: Draw) -> int:
             mixed = mix(specialist, ancestor, alpha=self.alpha, mode=self.mode)
-            return draw_token(mixed, failure.temperature, rng)
+            return draw(mixed, failure.temperature)
 
         return Attempt(walk(model, failure, choose), {"mode": self.mode, "alpha": self.alpha})

@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from recov_graph.errors import InvalidInputError
-from recov_graph.interventions.base import Attempt, Failure, Lengths
-from recov_graph.interventions.mixing import draw_token
+from recov_graph.interventions.base import Attempt, Failure, Lengths, steered_cost
+from recov_graph.interventions.mixing import Draw
 from recov_graph.interventions.online import Anchor, needs_of, on_pressure, steer_online
 from recov_graph.interventions.replay import go_on
 from recov_graph.models.base import Model
@@ -45,7 +45,7 @@ class LocalTemp:
     def expected_cost(self, lengths: Lengths) -> int:
         """The prompt read twice, as is the prefix, half a completion; or both models walking."""
         if self.anchor == "online":
-            return 2 * (lengths.prompt + lengths.completion)
+            return steered_cost(lengths)
         return 2 * lengths.prompt + lengths.completion + lengths.completion // 2
 
     def apply(self, failure: Failure, model: Model) -> Attempt:
@@ -67,5 +67,5 @@ class LocalTemp:
         tokens = np.concatenate([prefix, window.token_ids])
         return Attempt(go_on(model, failure, tokens), {"anchor": "replay", "position": position})
 
-    def _act(self, specialist: TopK, _: TopK, __: TokenSignals, rng: np.random.Generator) -> int:
-        return draw_token(specialist, self.temperature, rng)
+    def _act(self, specialist: TopK, _: TopK, __: TokenSignals, draw: Draw) -> int:
+        return draw(specialist, self.temperature)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recov_graph.errors import InvalidInputError
+from recov_graph.models.base import Draft
 from recov_graph.rollout import PAD_ID, TopK
 from recov_graph.signals import UNLISTED, TokenSignals
 
@@ -57,13 +58,50 @@ def likeliest(topk: TopK) -> int:
     return int(ids[np.lexsort((ids, -logprobs))[0]])
 
 
-def draw_token(topk: TopK, temperature: float, rng: np.random.Generator) -> int:
-    """A token of one position, sampled at a temperature."""
-    logprobs = topk.logprobs[0].astype(np.float64)
+class Draw:
+    """How one position's token is drawn: from scratch, or from what the specialist wrote ahead.
+
+    A draft is accepted with probability min(1, target / proposal); where it is not, the token is
+    drawn from what the target has beyond the proposal. Either way the token is distributed exactly
+    as the target (speculative sampling, Leviathan et al., arXiv 2211.17192).
+
+    Args:
+        rng: random numbers.
+        draft: the specialist's own next token, where there is one; it serves one draw only, since
+            a second from the same draft would not be independent of the first.
+    """
+
+    def __init__(self, rng: np.random.Generator, draft: Draft | None = None) -> None:
+        self._rng, self._draft = rng, draft
+
+    def __call__(self, topk: TopK, temperature: float) -> int:
+        """A token of a distribution [1, K], sampled at a temperature."""
+        ids, target = tempered(topk, temperature)
+        draft, self._draft = self._draft, None
+        if draft is not None:
+            wanted, offered = _at(draft.token, ids, target), _at(draft.token, *draft[1:])
+            if self._rng.random() * offered < wanted:
+                return draft.token
+            both, where = np.unique(np.concatenate([ids, draft.ids]), return_inverse=True)
+            beyond = np.bincount(where[: len(ids)], target, len(both))
+            beyond -= np.bincount(where[len(ids) :], draft.proposal, len(both))
+            ids, target = both, beyond.clip(min=0.0)
+        edges = target.cumsum()
+        place = np.searchsorted(edges, self._rng.random() * edges[-1], side="right")
+        return int(ids[min(place, len(edges) - 1)])
+
+
+def tempered(topk: TopK, temperature: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Ids [K] and probabilities [K] of a distribution [1, K] at a temperature."""
+    listed = (topk.ids[0] != PAD_ID) & np.isfinite(topk.logprobs[0])
+    logprobs = topk.logprobs[0][listed].astype(np.float64)
     weights = np.exp((logprobs - logprobs.max()) / temperature)
-    edges = weights.cumsum()
-    place = np.searchsorted(edges, rng.random() * edges[-1], side="right")
-    return int(topk.ids[0][min(place, len(edges) - 1)])
+    return topk.ids[0][listed].astype(np.int64), weights / weights.sum()
+
+
+def _at(token: int, ids: NDArray[Any], probabilities: NDArray[np.float64]) -> float:
+    """The probability of a token; 0 where it is not listed."""
+    return float(probabilities[ids == token].sum())
 
 
 def _spread(ids: NDArray[np.integer[Any]], topk: TopK) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from recov_graph.errors import InvalidInputError
 from recov_graph.interventions.base import Attempt, Failure
-from recov_graph.interventions.mixing import draw_token, likeliest
+from recov_graph.interventions.mixing import Draw, likeliest
 from recov_graph.interventions.replay import Continuation
 from recov_graph.interventions.walk import walk
 from recov_graph.models.base import Capability, Model
@@ -24,8 +24,8 @@ QUANTILE = 0.99
 WARM_UP = 20  # tokens before the first that may fire
 
 Fires = Callable[[int, TokenSignals], bool]
-# (specialist [1, K], ancestor [1, K], signals of the token drawn, random numbers) -> token
-Act = Callable[[TopK, TopK, TokenSignals, np.random.Generator], int]
+# (specialist [1, K], ancestor [1, K], signals of the token drawn, how to draw another) -> token
+Act = Callable[[TopK, TopK, TokenSignals, Draw], int]
 
 
 def needs_of(anchor: Anchor) -> frozenset[Capability]:
@@ -56,17 +56,17 @@ def steer_online(
     """A fresh rollout in which the first token that fires, and a window after it, are replaced."""
     fired_at: int | None = None
 
-    def choose(step: int, specialist: TopK, ancestor: TopK, rng: np.random.Generator) -> int:
+    def choose(step: int, specialist: TopK, ancestor: TopK, draw: Draw) -> int:
         nonlocal fired_at
         if fired_at is not None and step >= fired_at + window and continuation == "greedy":
             return likeliest(specialist)
-        token = draw_token(specialist, failure.temperature, rng)
+        token = draw(specialist, failure.temperature)
         if fired_at is not None and step >= fired_at + window:
             return token
         signals = token_signals([token], specialist, ancestor, failure.temperature)
         if fired_at is None and fires(step, signals):
             fired_at = step
-        return token if fired_at is None else act(specialist, ancestor, signals, rng)
+        return token if fired_at is None else act(specialist, ancestor, signals, draw)
 
     rollout = walk(model, failure, choose)
     return Attempt(rollout, {"anchor": "online", "position": fired_at})

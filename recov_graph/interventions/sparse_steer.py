@@ -7,11 +7,17 @@ from __future__ import annotations
 
 from typing import get_args
 
-import numpy as np
-
 from recov_graph.errors import InvalidInputError
-from recov_graph.interventions.base import Attempt, Failure, Lengths
-from recov_graph.interventions.mixing import ALPHA, checked_alpha, likeliest, mix, mode_at, row
+from recov_graph.interventions.base import Attempt, Failure, Lengths, steered_cost
+from recov_graph.interventions.mixing import (
+    ALPHA,
+    Draw,
+    checked_alpha,
+    likeliest,
+    mix,
+    mode_at,
+    row,
+)
 from recov_graph.interventions.online import Anchor, Fires, needs_of, on_pressure, steer_online
 from recov_graph.interventions.replay import Continuation, go_on, with_token
 from recov_graph.models.base import Model
@@ -50,7 +56,9 @@ class SparseSteer:
 
     def expected_cost(self, lengths: Lengths) -> int:
         """Prompt and prefix read, the rest written; twice that where both models walk along."""
-        return (1 if self.anchor == "replay" else 2) * (lengths.prompt + lengths.completion)
+        if self.anchor == "online":
+            return steered_cost(lengths)
+        return lengths.prompt + lengths.completion
 
     def apply(self, failure: Failure, model: Model) -> Attempt:
         """One rollout with one token changed."""
@@ -85,9 +93,7 @@ class SparseSteer:
         """When a fresh rollout is changed: where demotion pressure is unusually high."""
         return on_pressure(failure)
 
-    def _act(
-        self, specialist: TopK, ancestor: TopK, signals: TokenSignals, _: np.random.Generator
-    ) -> int:
+    def _act(self, specialist: TopK, ancestor: TopK, signals: TokenSignals, _: Draw) -> int:
         return self._mixed(specialist, ancestor, signals, 0)
 
     def _mixed(self, specialist: TopK, ancestor: TopK, signals: TokenSignals, position: int) -> int:

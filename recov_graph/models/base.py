@@ -19,6 +19,8 @@ class Capability(StrEnum):
     """One thing a model can do; interventions name those they need."""
 
     SAMPLE = "sample"  # draw rollouts from the specialist
+    TEMPERATURE = "temperature"  # at a decoding temperature of our choice
+    INSTRUCT = "instruct"  # heed an instruction in the prompt
     CONTINUE = "continue"  # go on from a trusted prefix
     SCORE = "score"  # top-K of specialist and ancestor along given tokens
     STEP = "step"  # the distributions of both at every step of a rollout
@@ -38,6 +40,20 @@ class Scores(NamedTuple):
     usage: Usage
 
 
+class Draft(NamedTuple):
+    """The next token as the specialist wrote it ahead, and how it was drawn.
+
+    Attributes:
+        token: drawn from the proposal, independent of all that is not in the rollout so far.
+        ids: int [K], the tokens that might have been drawn.
+        proposal: float [K], the probability of each; they add up to 1.
+    """
+
+    token: int
+    ids: Ids
+    proposal: NDArray[np.float64]
+
+
 class Session(Protocol):
     """A single rollout in the making, with both models' next-token distributions in sight."""
 
@@ -48,6 +64,16 @@ class Session(Protocol):
 
     def distributions(self) -> tuple[TopK, TopK]:
         """Specialist and ancestor at the next position, [1, K] each."""
+        ...
+
+    @property
+    def draft(self) -> Draft | None:
+        """The next token where the specialist wrote ahead; None where it did not."""
+        ...
+
+    @property
+    def next_cost(self) -> int:
+        """Tokens that seeing the next distributions will cost."""
         ...
 
     @property
@@ -99,8 +125,19 @@ class Model(Protocol):
         """Top-K of one of the two at every position of each completion, taken token included."""
         ...
 
-    def open(self, prompt: str, *, prefix: Sequence[int] | Ids = ()) -> Session:
-        """Start a rollout that the caller steers token by token."""
+    def open(
+        self,
+        prompt: str,
+        *,
+        prefix: Sequence[int] | Ids = (),
+        temperature: float = 1.0,
+        max_tokens: int | None = None,
+        seed: int = 0,
+    ) -> Session:
+        """Start a rollout that the caller steers token by token.
+
+        Temperature, length and seed are those of what the specialist may write ahead.
+        """
         ...
 
     def decode(self, tokens: Sequence[int] | Ids) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recov_graph.errors import InvalidInputError
-from recov_graph.models.base import Capability, Generation, Ids, Role, Scores
+from recov_graph.models.base import Capability, Draft, Generation, Ids, Role, Scores
 from recov_graph.models.transformer import Transformer
 from recov_graph.problem import Problem, read_problems
 from recov_graph.rollout import PAD_ID, FinishReason, Rollout, TopK, Usage
@@ -42,7 +42,7 @@ class EmbeddedPair:
         name: part of the cell that failures are compared within.
     """
 
-    capabilities = frozenset(Capability)
+    capabilities = frozenset(Capability) - {Capability.INSTRUCT}  # it knows nothing but sums
 
     def __init__(self, folder: str | Path = PAIR, *, name: str = "embedded") -> None:
         self.name = name
@@ -116,8 +116,16 @@ class EmbeddedPair:
         read = sum(len(context) + len(tokens) for tokens in completions)
         return Scores(topk, Usage(scored_tokens=read))
 
-    def open(self, prompt: str, *, prefix: Sequence[int] | Ids = ()) -> EmbeddedSession:
-        """Start a rollout that the caller steers token by token."""
+    def open(
+        self,
+        prompt: str,
+        *,
+        prefix: Sequence[int] | Ids = (),
+        temperature: float = 1.0,
+        max_tokens: int | None = None,
+        seed: int = 0,
+    ) -> EmbeddedSession:
+        """Start a rollout that the caller steers token by token; nothing is written ahead."""
         context = self._context(prompt, prefix)
         return EmbeddedSession(self._specialist, self._ancestor, context, self.end_token)
 
@@ -180,6 +188,8 @@ class EmbeddedSession:
         self, specialist: Transformer, ancestor: Transformer, context: Ids, eos: int
     ) -> None:
         self.finished: FinishReason | None = None
+        self.draft: Draft | None = None
+        self.next_cost = 2  # both models read the token that was taken
         self._eos = eos
         self._models = (specialist, ancestor)
         self._caches = [model.cache(1, model.context) for model in self._models]
