@@ -25,11 +25,13 @@ class ModelError(RecovGraphError):
     """A model call failed.
 
     Attributes:
+        status: the HTTP status, where there is one.
         usage: the `recov_graph.rollout.Usage` of what was spent before it did, or None.
     """
 
-    def __init__(self, message: str, *, usage: Any = None) -> None:
+    def __init__(self, message: str, *, status: int | None = None, usage: Any = None) -> None:
         super().__init__(message)
+        self.status = status
         self.usage = usage
 
 

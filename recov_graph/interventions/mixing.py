@@ -92,7 +92,9 @@ class Draw:
 
 
 def tempered(topk: TopK, temperature: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Ids [K] and probabilities [K] of a distribution [1, K] at a temperature."""
+    """Ids [K] and probabilities [K] of a distribution [1, K] at a temperature; 0 is greedy."""
+    if temperature == 0:
+        return np.array([likeliest(topk)]), np.ones(1)
     listed = (topk.ids[0] != PAD_ID) & np.isfinite(topk.logprobs[0])
     logprobs = topk.logprobs[0][listed].astype(np.float64)
     weights = np.exp((logprobs - logprobs.max()) / temperature)

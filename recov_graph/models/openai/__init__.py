@@ -1,0 +1,8 @@
+"""Any OpenAI-compatible model, from a bare chat API to a vLLM server."""
+
+from __future__ import annotations
+
+from recov_graph.models.openai.access import Access, AccessCache, probe
+from recov_graph.models.openai.model import OpenAIModel
+
+__all__ = ["Access", "AccessCache", "OpenAIModel", "probe"]

@@ -1,0 +1,106 @@
+"""Reaching a model by chat messages alone: nothing but texts, and what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from langchain_core.messages import HumanMessage
+
+from recov_graph.errors import InvalidInputError, ModelError, NotScorableError
+from recov_graph.models.base import Generation, Ids, Role, Scores
+from recov_graph.models.openai.access import Access
+from recov_graph.models.openai.endpoint import Endpoint, Request, Work
+from recov_graph.models.openai.replies import choices, evenly, finish_of, spent, text_of
+from recov_graph.models.openai.wire import Recent, gathered
+from recov_graph.rollout import Rollout, Usage
+
+CHARACTERS_PER_TOKEN = 4  # of English, for what no server has counted yet
+TEMPLATE = 8  # tokens that a chat template adds, about
+
+
+class ChatWire:
+    """A model through ChatOpenAI: reasoning models, tool calls and plain chat.
+
+    Args:
+        endpoint: the model.
+        access: what its server offers.
+    """
+
+    end_token = -1
+
+    def __init__(self, endpoint: Endpoint, access: Access) -> None:
+        self.endpoint, self.access = endpoint, access
+        self._lengths: Recent[int] = Recent()
+
+    def sample(
+        self,
+        prompt: str,
+        *,
+        n: int,
+        temperature: float,
+        max_tokens: int,
+        seed: int,
+        prefix: Ids,
+    ) -> Work[Generation]:
+        """As `Model.sample`; a prefix cannot be continued."""
+        if len(prefix):
+            raise InvalidInputError(
+                f"model {self.endpoint.model!r} was given a prefix of {len(prefix)} tokens; "
+                "by chat messages alone none can be continued"
+            )
+
+        def ask(missing: int, there: int) -> Request:
+            parameters: dict[str, Any] = {"max_tokens": max_tokens}
+            if missing > 1:
+                parameters["n"] = missing
+            if self.access.temperature:
+                parameters["temperature"] = temperature
+            if "seed" not in self.access.refused:
+                parameters["seed"] = seed + there
+            return self.endpoint.chat_request([HumanMessage(prompt)], **parameters)
+
+        def read(reply: object) -> tuple[list[Rollout], int | None, int | None]:
+            told = spent(reply)
+            length = self.prompt_length(prompt) if told.prompt is None else told.prompt
+            self._lengths.put(prompt, length)
+            try:
+                return _rollouts(choices(reply), told.completion), length, told.completion
+            except ModelError as error:
+                error.usage = Usage(length, told.completion or 0)
+                raise
+
+        return (yield from gathered(n, ask, read))
+
+    def score(self, prompt: str, completions: Sequence[Ids], role: Role) -> Work[Scores]:
+        """Not possible."""
+        raise NotScorableError(f"model {self.endpoint.model!r} cannot score a text")
+        yield  # makes this a generator, like the others
+
+    def decode(self, tokens: Ids) -> str:
+        """As `Model.decode`; only rollouts without tokens come from here."""
+        if len(tokens):
+            raise InvalidInputError(
+                f"model {self.endpoint.model!r} tells no token ids, so none can be decoded"
+            )
+        return ""
+
+    def prompt_length(self, prompt: str) -> int:
+        """Tokens as the server counted them last, else about as many."""
+        known = self._lengths.get(prompt)
+        return known if known is not None else len(prompt) // CHARACTERS_PER_TOKEN + TEMPLATE
+
+
+def _rollouts(found: Sequence[Any], written: int | None) -> list[Rollout]:
+    """Choices as rollouts that know their length only, as the server counts it."""
+    texts = [text_of(choice) for choice in found]
+    if written is None:
+        written = sum(len(text) // CHARACTERS_PER_TOKEN + 1 for text in texts)
+    # One sum for all choices: reasoning that is not shown is in there too.
+    lengths = evenly(written, [len(text) + 1 for text in texts])
+    nothing = np.zeros(0, np.int32)
+    return [
+        Rollout(text, nothing, finish_of(choice), written=length)
+        for choice, text, length in zip(found, texts, lengths, strict=True)
+    ]

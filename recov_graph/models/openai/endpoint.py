@@ -1,0 +1,261 @@
+"""One model behind one address: the only place that sends anything over HTTP.
+
+Requests go through the client that a `ChatOpenAI` holds, so that its key, headers, proxies and
+retries count. Nothing here or above repeats a request: rate limits and server errors are retried by
+that client alone (its `max_retries`, 2 by default, with `Retry-After` respected).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
+from weakref import WeakKeyDictionary
+
+import openai
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatGeneration, LLMResult
+from langchain_openai.chat_models.base import BaseChatOpenAI
+
+from recov_graph.errors import (
+    ModelAccessError,
+    ModelError,
+    ModelReplyError,
+    ModelUnavailableError,
+)
+from recov_graph.words import cut
+
+CHAT = "chat"  # a request that goes through ChatOpenAI itself, not only through its client
+Result = TypeVar("Result")
+
+
+class Request(NamedTuple):
+    """What is asked of an endpoint.
+
+    Attributes:
+        endpoint: whom.
+        path: below the base URL, absolute, or `CHAT`.
+        body: JSON; for `CHAT` the messages under that name, and parameters of ChatOpenAI.
+    """
+
+    endpoint: Endpoint
+    path: str
+    body: Mapping[str, Any]
+
+
+# Work that asks for requests to be sent and gets their replies, without knowing how they are sent.
+Work = Generator[Request, Any, Result]
+
+
+@dataclass(eq=False)
+class Endpoint:
+    """A model by the chat model that reaches it.
+
+    Args:
+        chat: any chat model of langchain-openai.
+        bound: parameters bound to it, such as tools.
+        max_concurrency: requests under way at a time.
+    """
+
+    chat: BaseChatOpenAI
+    bound: Mapping[str, Any] = field(default_factory=dict)
+    max_concurrency: int = 16
+
+    def __post_init__(self) -> None:
+        self._gate = threading.BoundedSemaphore(self.max_concurrency)
+        # A semaphore of asyncio belongs to one event loop.
+        self._gates: WeakKeyDictionary[Any, asyncio.Semaphore] = WeakKeyDictionary()
+
+    @property
+    def model(self) -> str:
+        """The model's name on the server."""
+        return self.chat.model_name
+
+    @property
+    def base_url(self) -> str:
+        """Where the server is, without a slash at the end."""
+        return str(self.chat.root_client.base_url).rstrip("/")
+
+    def beside(self, path: str) -> str:
+        """The address of what lies beside the API's version, such as vLLM's /tokenize."""
+        base = self.base_url
+        return base[: -len("/v1")] + path if base.endswith("/v1") else base + path
+
+    def request(self, path: str, **body: Any) -> Request:
+        """A request in this model's name; what the user set as `extra_body` goes along."""
+        return Request(self, path, {"model": self.model, **(self.chat.extra_body or {}), **body})
+
+    def chat_request(self, messages: Sequence[BaseMessage], **parameters: Any) -> Request:
+        """A request through ChatOpenAI itself, with all that was set there."""
+        return Request(self, CHAT, {"messages": list(messages), **self.bound, **parameters})
+
+    def send(self, request: Request) -> Any:
+        """The reply as JSON.
+
+        Raises:
+            ModelError: whatever went wrong, by kind.
+        """
+        with self._gate:
+            try:
+                if request.path == CHAT:
+                    messages, parameters = _split(request)
+                    return _chat_reply(self.chat.generate([messages], **parameters))
+                client = self.chat.root_client
+                return client.post(request.path, body=request.body, cast_to=object)
+            except Exception as error:
+                typed = self._typed(error, request)
+                if typed is error:
+                    raise
+                raise typed from (None if _about_keys(typed) else error)
+
+    async def asend(self, request: Request) -> Any:
+        """As `send`, without blocking the event loop."""
+        loop = asyncio.get_running_loop()
+        gate = self._gates.setdefault(loop, asyncio.Semaphore(self.max_concurrency))
+        async with gate:
+            try:
+                if request.path == CHAT:
+                    messages, parameters = _split(request)
+                    return _chat_reply(await self.chat.agenerate([messages], **parameters))
+                client = self.chat.root_async_client
+                return await client.post(request.path, body=request.body, cast_to=object)
+            except Exception as error:
+                typed = self._typed(error, request)
+                if typed is error:
+                    raise
+                raise typed from (None if _about_keys(typed) else error)
+
+    def _typed(self, error: Exception, request: Request) -> Exception:
+        """What went wrong as an error of ours; an exception that is no fault of HTTP as it is."""
+        where = f"model {self.model!r} at {self.base_url}"
+        said = self._said(error)
+        if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
+            # What the server says may repeat part of the key.
+            return ModelAccessError(
+                f"{where} refused the key (HTTP {error.status_code}); set OPENAI_API_KEY to one "
+                "that may use it",
+                status=error.status_code,
+            )
+        if isinstance(error, openai.RateLimitError):
+            fix = (
+                "the account's quota is used up; add credit or use another key"
+                if "quota" in said
+                else "lower max_concurrency, or raise max_retries of the chat model"
+            )
+            return ModelUnavailableError(
+                f"{where} is overloaded or over its rate limit (HTTP 429) after "
+                f"{self._retries}: {said}; {fix}",
+                status=429,
+            )
+        if isinstance(error, openai.APIStatusError) and error.status_code < 500:
+            path = "/chat/completions" if request.path == CHAT else request.path
+            fix = "check the model's name and --base-url" if error.status_code == 404 else ""
+            return ModelAccessError(
+                f"{where} does not take this request to {path} (HTTP {error.status_code}): {said}"
+                + (f"; {fix}" if fix else ""),
+                status=error.status_code,
+            )
+        if isinstance(error, openai.APIStatusError):
+            return ModelUnavailableError(
+                f"{where} failed (HTTP {error.status_code}) after {self._retries}: {said}",
+                status=error.status_code,
+            )
+        if isinstance(error, openai.APITimeoutError):
+            return ModelUnavailableError(
+                f"{where} gave no answer in time, {self._retries}; raise the chat model's timeout "
+                "or lower max_new_tokens"
+            )
+        if isinstance(error, openai.APIConnectionError):
+            cause = error.__cause__ or error
+            return ModelUnavailableError(
+                f"{where} cannot be reached, or its answer was cut, after {self._retries} "
+                f"({type(cause).__name__}: {self._plain(str(cause))}); "
+                "check --base-url and that the server is up"
+            )
+        # A reply that the client or langchain-openai could not make sense of.
+        odd = (TypeError, LookupError, AttributeError) if request.path == CHAT else ()
+        if isinstance(error, (openai.OpenAIError, ValueError, *odd)):
+            return ModelReplyError(
+                f"{where} gave an answer that is no reply of this API "
+                f"({type(error).__name__}: {said}); check --base-url",
+            )
+        return error
+
+    @property
+    def _retries(self) -> str:
+        return f"{1 + int(self.chat.root_client.max_retries)} tries"
+
+    def _said(self, error: Exception) -> str:
+        """The server's own words, in one line."""
+        body = getattr(error, "body", None)
+        message = body.get("message") if isinstance(body, Mapping) else None
+        return self._plain(str(message or error))
+
+    def _plain(self, text: str) -> str:
+        """A text of others in one short line, without the key should it be in there."""
+        key = str(getattr(self.chat.root_client, "api_key", "") or "")
+        if len(key) > 3:
+            text = text.replace(key, "...")
+        return cut(" ".join(text.split()), 300)
+
+
+def _about_keys(error: Exception) -> bool:
+    return isinstance(error, ModelError) and error.status in (401, 403)
+
+
+def run(work: Work[Result]) -> Result:
+    """Do the work, one request after the other."""
+    try:
+        request = next(work)
+        while True:
+            try:
+                reply = request.endpoint.send(request)
+            except ModelError as error:
+                request = work.throw(error)
+            else:
+                request = work.send(reply)
+    except StopIteration as done:
+        result: Result = done.value
+        return result
+
+
+async def arun(work: Work[Result]) -> Result:
+    """As `run`, without blocking the event loop."""
+    try:
+        request = next(work)
+        while True:
+            try:
+                reply = await request.endpoint.asend(request)
+            except ModelError as error:
+                request = work.throw(error)
+            else:
+                request = work.send(reply)
+    except StopIteration as done:
+        result: Result = done.value
+        return result
+
+
+def _split(request: Request) -> tuple[list[BaseMessage], dict[str, Any]]:
+    parameters = dict(request.body)
+    return parameters.pop("messages"), parameters
+
+
+def _chat_reply(result: LLMResult) -> dict[str, Any]:
+    """What ChatOpenAI gives back, in the shape of a reply of the API."""
+    choices = []
+    for generation in result.generations[0]:
+        assert isinstance(generation, ChatGeneration)
+        message, info = generation.message, generation.generation_info or {}
+        calls = message.tool_calls if isinstance(message, AIMessage) else []
+        choices.append(
+            {
+                "text": str(message.text),
+                "tool_calls": [{"name": call["name"], "args": call["args"]} for call in calls],
+                "finish_reason": info.get("finish_reason"),
+                "logprobs": info.get("logprobs"),
+            }
+        )
+    usage = (result.llm_output or {}).get("token_usage")
+    return {"choices": choices, "usage": usage}

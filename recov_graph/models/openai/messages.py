@@ -1,0 +1,177 @@
+"""Reaching a model by chat messages whose last can be continued and scored, as vLLM allows.
+
+For gateways that pass on nothing but /chat/completions. Completions go back as the text of an
+assistant's message, so the server must cut it into the tokens it was sampled in; where it does not,
+the completion cannot be scored. The end-of-text token is not part of these rollouts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from recov_graph.errors import InvalidInputError, ModelError, ModelReplyError, NotScorableError
+from recov_graph.models.base import Generation, Ids, Role, Scores
+from recov_graph.models.openai.access import Access
+from recov_graph.models.openai.chat import CHARACTERS_PER_TOKEN, TEMPLATE
+from recov_graph.models.openai.endpoint import Endpoint, Request, Work
+from recov_graph.models.openai.replies import (
+    Listed,
+    choices,
+    decoded,
+    finish_of,
+    ids_of,
+    prompt_lists,
+    spent,
+    text_of,
+    top_k,
+)
+from recov_graph.models.openai.wire import Recent, gathered
+from recov_graph.rollout import Rollout, Usage
+
+CONTINUED = {"continue_final_message": True, "add_generation_prompt": False}
+
+
+class MessageWire:
+    """Specialist and ancestor by chat messages.
+
+    Args:
+        specialist: whom is sampled.
+        ancestor: whom scores are compared with, where there is one.
+        access: what the specialist's server offers.
+        k: log-probabilities asked for at each position, beside the token's own.
+    """
+
+    def __init__(
+        self, specialist: Endpoint, ancestor: Endpoint | None, access: Access, k: int
+    ) -> None:
+        self.specialist, self.ancestor, self.access, self.k = specialist, ancestor, access, k
+        self.end_token = -1
+        self._texts: Recent[str] = Recent()
+        self._spelling: dict[int, str] = dict(access.vocabulary)
+        self._lengths: Recent[int] = Recent()
+
+    def sample(
+        self,
+        prompt: str,
+        *,
+        n: int,
+        temperature: float,
+        max_tokens: int,
+        seed: int,
+        prefix: Ids,
+    ) -> Work[Generation]:
+        """As `Model.sample`; a prefix goes along as the assistant's message."""
+        messages, how = _messages(prompt, self.decode(prefix) if len(prefix) else None)
+
+        def ask(missing: int, there: int) -> Request:
+            return self.specialist.request(
+                "/chat/completions",
+                messages=messages,
+                n=missing,
+                temperature=temperature,
+                max_tokens=max_tokens,
+                seed=seed + there,
+                return_token_ids=True,
+                **how,
+            )
+
+        def read(reply: object) -> tuple[list[Rollout], int | None, int | None]:
+            told = spent(reply)
+            length = self.prompt_length(prompt) if told.prompt is None else told.prompt
+            if not len(prefix):
+                self._lengths.put(prompt, length)
+            try:
+                rollouts = [self._rollout(choice) for choice in choices(reply)]
+            except ModelError as error:
+                error.usage = Usage(length, told.completion or 0)
+                raise
+            return rollouts, length, told.completion
+
+        return (yield from gathered(n, ask, read))
+
+    def _rollout(self, choice: Mapping[str, Any]) -> Rollout:
+        tokens, finish, text = ids_of(choice), finish_of(choice), text_of(choice)
+        if tokens is None:
+            raise ModelReplyError(
+                "the server stopped telling token ids; run `recov-graph doctor` to find out anew "
+                "what it offers"
+            )
+        if finish == "stop" and len(tokens) and choice.get("stop_reason") is None:
+            self.end_token = int(tokens[-1])
+            tokens = tokens[:-1]
+        self._texts.put(_key(tokens), text)
+        return Rollout(text, tokens, finish)
+
+    def score(self, prompt: str, completions: Sequence[Ids], role: Role) -> Work[Scores]:
+        """As `Model.score`: one prefill for each completion."""
+        endpoint = self.specialist if role == "specialist" else self.ancestor
+        assert endpoint is not None
+        topk, usage = [], Usage()
+        for tokens in completions:
+            messages, how = _messages(prompt, self.decode(tokens))
+            try:
+                reply = yield endpoint.request(
+                    "/chat/completions",
+                    messages=messages,
+                    max_tokens=1,
+                    temperature=0.0,
+                    prompt_logprobs=self.k,
+                    return_token_ids=True,
+                    **how,
+                )
+                told = spent(reply)
+                read = self.prompt_length(prompt) + len(tokens)
+                read = read if told.prompt is None else told.prompt
+                usage += Usage(scored_tokens=read + (told.completion or 0))
+                topk.append(top_k(self._read(reply, tokens, role)))
+            except ModelError as error:
+                error.usage = usage
+                raise
+        return Scores(topk, usage)
+
+    def _read(self, reply: Any, tokens: Ids, role: Role) -> list[Listed]:
+        """The lists of log-probabilities at a completion's tokens."""
+        ids = reply.get("prompt_token_ids") if isinstance(reply, Mapping) else None
+        end = ids[len(ids) - len(tokens) :] if isinstance(ids, list) else None
+        if end != [int(token) for token in tokens]:
+            raise NotScorableError(
+                f"the {role} cuts the completion into other tokens than the specialist wrote; "
+                "token signals need the same tokenizer"
+            )
+        self._spelling.update(decoded(reply))
+        return prompt_lists(reply, tokens)
+
+    def decode(self, tokens: Ids) -> str:
+        """As `Model.decode`."""
+        known = self._texts.get(_key(tokens))
+        if known is not None:
+            return known
+        try:
+            return "".join(
+                self._spelling[int(token)] for token in tokens if int(token) != self.end_token
+            )
+        except KeyError as error:
+            raise InvalidInputError(
+                f"token {error.args[0]} is not known here: this server tells the text of a token "
+                "only where it scores one, and in this process it has not scored that one"
+            ) from None
+
+    def prompt_length(self, prompt: str) -> int:
+        """Tokens as the server counted them last, else about as many."""
+        known = self._lengths.get(prompt)
+        return known if known is not None else len(prompt) // CHARACTERS_PER_TOKEN + TEMPLATE
+
+
+def _messages(prompt: str, begun: str | None) -> tuple[list[dict[str, str]], dict[str, bool]]:
+    """A prompt, with what the assistant has begun to say, and how that is to be gone on with."""
+    messages = [{"role": "user", "content": prompt}]
+    if not begun:
+        return messages, {}
+    return [*messages, {"role": "assistant", "content": begun}], CONTINUED
+
+
+def _key(tokens: Ids) -> str:
+    return np.asarray(tokens, np.int32).tobytes().hex()
