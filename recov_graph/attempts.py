@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from recov_graph.rollout import SAMPLE as SAMPLE
-from recov_graph.rollout import Rollout
+from recov_graph.rollout import FinishReason, Rollout
+from recov_graph.rollout_features import FailedSample, RolloutFeatures, rollout_features
 from recov_graph.state import AttemptData, RecoveryState
 
 ORDER = {"passed": 2, "unscored": 1, "failed": 0}
@@ -57,6 +58,25 @@ def failed_samples(state: RecoveryState) -> list[AttemptData]:
         for attempt in state["attempts"]
         if attempt["operator"] == SAMPLE and value_of(attempt) == "failed"
     ]
+
+
+def features_of_samples(attempts: Sequence[AttemptData]) -> RolloutFeatures:
+    """What the first rollouts among judged attempts tell without a model.
+
+    Raises:
+        InvalidInputError: none of them failed.
+    """
+    samples = [attempt for attempt in attempts if attempt["operator"] == SAMPLE]
+    failed = [
+        FailedSample(
+            answer_of(sample) or sample["text"],
+            cast(FinishReason, sample["finish_reason"]),
+            sample["tokens"],
+        )
+        for sample in samples
+        if value_of(sample) == "failed"
+    ]
+    return rollout_features(failed, len(samples))
 
 
 def best_attempt(attempts: Sequence[AttemptData]) -> AttemptData | None:

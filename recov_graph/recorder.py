@@ -9,6 +9,7 @@ from uuid import uuid4
 
 from recov_graph.problem import Problem
 from recov_graph.rollout import Usage
+from recov_graph.rollout_features import ROLLOUT_FEATURE_VERSION, RolloutFeatures
 from recov_graph.routing.decision import Router
 from recov_graph.routing.policy import ROUTER_VERSION
 from recov_graph.signals import FEATURE_VERSION
@@ -122,6 +123,11 @@ class Recorder:
         self._write(calls=_call_rows(recovery_id, calls))
         if self.store is not None:
             self.store.write_traces(traces)
+
+    def told(self, recovery_id: str, features: RolloutFeatures) -> None:
+        """What the first samples of a problem told without a model."""
+        row = {"id": recovery_id, **features._asdict(), "feature_version": ROLLOUT_FEATURE_VERSION}
+        self._write(rollout_features=[row])
 
     def decided(self, recovery_id: str, decision: DecisionData) -> None:
         """The router chose."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,13 +16,27 @@ from recov_graph.gate import (
     judge_policy,
     judge_recorded,
 )
+from recov_graph.rollout_features import ROLLOUT_FEATURES
 from recov_graph.routing import PosteriorRouter, Router, as_router
-from recov_graph.routing.outcomes import cell_moments
-from recov_graph.routing.policy import Counts, Policy, Posterior, Rescue, Window
+from recov_graph.routing.outcomes import Outcomes, cell_moments
+from recov_graph.routing.policy import (
+    Counts,
+    Policy,
+    Posterior,
+    Rescue,
+    RolloutPart,
+    Window,
+)
 from recov_graph.routing.posterior import fit_posterior
 from recov_graph.store import TraceStore
 from recov_graph.store.traces import now
-from recov_graph.stored import StoredFailures, logged_decisions, newest, read_failures
+from recov_graph.stored import (
+    StoredFailures,
+    logged_decisions,
+    newest,
+    read_failures,
+    told_on_tape,
+)
 from recov_graph.tape import tape_of
 from recov_graph.version import __version__
 
@@ -94,6 +108,8 @@ def _judged(
     recorded = tape_of(store, frozenset(held.ids))
     if len(recorded) >= LEAST_ESS:
         bench = bench_of_tape(recorded, "the store")
+        told = replace(bench.outcomes, rollout=told_on_tape(store, held, recorded))
+        bench = replace(bench, outcomes=told)
         return judge_recorded(candidate, active, bench, confidence=confidence)
     if isinstance(candidate, PosteriorRouter) and candidate.measures:
         return Verdict(
@@ -123,7 +139,9 @@ def fitted(
     population, cells = cell_moments(outcomes)
     if not population["spread"].count:  # nothing was measured: z-scores stay those of before
         population, cells = active.population, active.cells
-    base = active.model_copy(update={"population": population, "cells": cells, "posterior": None})
+    rollout = _rollout_part(outcomes, active)
+    learned = {"population": population, "cells": cells, "rollout": rollout, "posterior": None}
+    base = active.model_copy(update=learned)
     posterior = fit_posterior(outcomes, base, measure=measure, explore=explore)
     sampled = outcomes.failed_samples[np.isfinite(outcomes.failed_samples)]
     return Policy(
@@ -146,7 +164,17 @@ def fitted(
             rescues=float(outcomes.passed.sum()),
         ),
         posterior=posterior,
+        rollout=rollout,
     )
+
+
+def _rollout_part(outcomes: Outcomes, active: Policy) -> RolloutPart | None:
+    """What failures of black-box models were like; as before where there are none."""
+    if not outcomes.has(ROLLOUT_FEATURES).any():
+        return active.rollout
+    population, cells = cell_moments(outcomes, ROLLOUT_FEATURES)
+    part = RolloutPart(population=population, cells=cells)
+    return part if active.rollout is None else part.model_copy(update={"rule": active.rollout.rule})
 
 
 def rescue_of(posterior: Posterior, failures: StoredFailures) -> dict[str, Rescue]:

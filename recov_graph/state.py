@@ -78,7 +78,8 @@ class RecoveryOutput(TypedDict, total=False):
         best: the attempt that passed, else the best so far.
         regime: what kind of failure it was predicted to be; None where the first samples passed.
         stop_reason: why the recovery ended.
-        features: the problem's features, or None where none were measured.
+        features: the problem's features: where the model can score, those of its tokens, or None
+            where none were measured; else those of its first samples. Names tell which.
         route: the router's decisions in order.
         attempts: all rollouts in order.
         usage: tokens and seconds spent.

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recov_graph.errors import StoreError
-from recov_graph.features import FEATURES, ProblemFeatures
+from recov_graph.features import FEATURES
+from recov_graph.rollout_features import ROLLOUT_FEATURES
 from recov_graph.routing.decision import Evidence
-from recov_graph.routing.outcomes import Outcomes
+from recov_graph.routing.outcomes import Floats, Outcomes
 from recov_graph.routing.policy import cell_name
 from recov_graph.store import TraceStore
 from recov_graph.store.learning import (
@@ -22,8 +23,11 @@ from recov_graph.store.learning import (
     stored_outcomes,
     stored_problems,
     stored_profiles,
+    stored_rollout_features,
     stored_samples,
+    tape_problems,
 )
+from recov_graph.tape import TapeProblem
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ def read_failures(
         StoreError: there are none.
     """
     samples, measured = stored_samples(store), stored_features(store)
-    profiles = stored_profiles(store)
+    profiles, told = stored_profiles(store), stored_rollout_features(store)
     made = stored_outcomes(store)
     operators = tuple(sorted({operator for _, operator, _, _ in made}))
     tried = {problem for problem, *_ in made}
@@ -110,6 +114,7 @@ def read_failures(
             won[i, column[operator]] += passes
             tries[i, column[operator]] += attempts
     features = np.full((len(kept), len(FEATURES)), np.nan)
+    rollout = np.full((len(kept), len(ROLLOUT_FEATURES)), np.nan)
     failed_samples = np.full(len(kept), np.nan)
     for problem_id, i in row.items():
         profile = profiles.get(problem_id)
@@ -121,6 +126,8 @@ def read_failures(
             failed_samples[i] = samples[problem_id][0]
         if problem_id in measured and np.isnan(features[i, 0]):
             features[i] = measured[problem_id]
+        if problem_id in told and np.isnan(features[i, 0]):
+            rollout[i] = told[problem_id]
     names = sorted({(problem[1], problem[2]) for problem in kept})
     at = {name: i for i, name in enumerate(names)}
     keys: dict[tuple[str, str, str], int] = {}
@@ -132,6 +139,7 @@ def read_failures(
         failed_samples=failed_samples,
         passed=won,
         attempts=tries,
+        rollout=rollout,
     )
     return StoredFailures(
         outcomes=outcomes,
@@ -141,6 +149,21 @@ def read_failures(
         group=np.array([keys.setdefault(tuple(p[1:4]), len(keys)) for p in kept], np.int64),
         times=tuple(problem[4] for problem in kept),
     )
+
+
+def told_on_tape(
+    store: TraceStore, failures: StoredFailures, tape: Sequence[TapeProblem]
+) -> Floats:
+    """Float [N, 4], the rollout features of N recorded problems that are among the failures."""
+    rows = {problem: row for row, problem in enumerate(failures.ids)}
+    # The last counts, as for the tape.
+    at = {
+        (one["model"], one["task"], one["key"]): rows[one["id"]]
+        for one in tape_problems(store)
+        if one["id"] in rows
+    }
+    told: Floats = failures.outcomes.rollout[[at[one.model, one.task, one.id] for one in tape]]
+    return told
 
 
 def newest(failures: StoredFailures, share: float) -> tuple[StoredFailures, StoredFailures]:
@@ -236,14 +259,11 @@ def _evidence(
     once: dict[str, int],
 ) -> Evidence:
     cell = int(failures.outcomes.cell[row])
-    values = failures.outcomes.features[row]
     failed = failures.outcomes.failed_samples[row]
     return Evidence(
         model=failures.models[cell],
         task=failures.tasks[cell],
-        features=ProblemFeatures(*map(float, values))
-        if measured and np.isfinite(values).all()
-        else None,
+        features=failures.outcomes.told(row, measured=measured),
         failed_samples=0 if np.isnan(failed) else int(failed),
         tried=list(tried),
         costs={c["operator"]: c["expected_cost"] for c in candidates},

@@ -155,3 +155,11 @@ CREATE TABLE "tape" (
 ) STRICT;
 CREATE INDEX "idx_tape_problem_id"
     ON "tape" ("problem_id");
+CREATE TABLE "rollout_features" (
+   "id" TEXT PRIMARY KEY NOT NULL REFERENCES "problems"("id"),
+   "failed_share" REAL NOT NULL,
+   "agreement" REAL NOT NULL,
+   "truncated" REAL NOT NULL,
+   "length" REAL NOT NULL,
+   "feature_version" INTEGER NOT NULL
+) STRICT;

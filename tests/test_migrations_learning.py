@@ -1,4 +1,4 @@
-"""A database of the first schema version, opened by this one."""
+"""A database of the first or the second schema version, opened by this one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from sqlite_utils import Database
 
@@ -21,7 +22,7 @@ from recov_graph.stored import logged_decisions, read_failures
 from recov_graph.tape import read_tape
 
 NOW = "2026-01-01T00:00:00.000+00:00"
-SECOND = "m002_learning"
+SECOND, THIRD = "m002_learning", "m003_rollout_features"
 # What the first version had: steps that were ever released are not edited.
 FIRST_TABLES = {
     "settings",
@@ -150,7 +151,7 @@ def test_a_database_of_the_first_version_keeps_its_rows(first: Path) -> None:
     (decision,) = rows_of(first, "decisions")
     assert {name: decision.pop(name) for name in ADDED} == dict.fromkeys(ADDED)
     assert decision == FIRST_DECISIONS
-    for table in ("profiles", "tallies", "tape"):
+    for table in ("profiles", "tallies", "tape", "rollout_features"):
         assert rows_of(first, table) == []
 
 
@@ -169,7 +170,7 @@ def test_a_database_of_the_first_version_becomes_one_like_any_other(
     assert migrated == columns(tmp_path / "new.db")
     assert columns(first) == migrated  # opened again, nothing is left to do
     applied = [row["name"] for row in rows_of(first, "_sqlite_migrations")]
-    assert applied[:2] == ["m001_traces", SECOND]
+    assert applied[:3] == ["m001_traces", SECOND, THIRD]
     assert len(set(applied)) == len(applied)
 
 
@@ -221,3 +222,39 @@ def test_a_migration_that_cannot_be_written_leaves_the_file_as_it_was(first: Pat
     connection = sqlite3.connect(first)
     assert list(connection.iterdump()) == before
     connection.close()
+
+
+@pytest.fixture
+def second(tmp_path: Path) -> Path:
+    """A database of the second version with a problem that was rescued, and one from elsewhere."""
+    path = tmp_path / "second.db"
+    db = Database(path)
+    migrations.apply(db, stop_before=THIRD)
+    allowed = {"attempts_left": 11, "tokens_left": None, "measured": 0, "once": "{}"}
+    added = {
+        "decisions": [{**FIRST_DECISIONS, **allowed}],
+        "profiles": [{"id": "q", "failed_samples": 1, "feature_version": 1}],
+        "tallies": [
+            {"id": "q/a", "problem_id": "q", "operator": "retry", "passed": 1.0, "attempts": 2.0}
+        ],
+        "tape": [
+            {"id": "q/b", "problem_id": "q", "operator": "retry", "position": 0, "seed": 1}
+            | {"passed": 0, "tokens": 9}
+        ],
+    }
+    for table, rows in (ROWS | added).items():
+        db.table(table).insert_all(rows)
+    db.close()
+    return path
+
+
+def test_a_database_of_the_second_version_keeps_its_rows(second: Path) -> None:
+    tables = {row["name"] for row in rows_of(second, "pragma_table_list") if row["strict"]}
+    assert tables == FIRST_TABLES | {"profiles", "tallies", "tape"}
+    before = {table: rows_of(second, table) for table in tables}
+    with TraceStore(second) as store:
+        (decision,) = logged_decisions(store, read_failures(store))
+        assert decision.evidence.features is None
+        assert np.isnan(read_failures(store).outcomes.rollout).all()
+    assert {table: rows_of(second, table) for table in tables} == before
+    assert rows_of(second, "rollout_features") == []

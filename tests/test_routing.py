@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from recov_graph.errors import InvalidInputError, PolicyError
 from recov_graph.features import FEATURES, ProblemFeatures
+from recov_graph.rollout_features import ROLLOUT_FEATURES
 from recov_graph.routing import (
     Candidate,
     Decision,
@@ -36,6 +37,7 @@ from recov_graph.routing.policy import (
     Moments,
     Posterior,
     Rescue,
+    RolloutPart,
     Window,
     cell_name,
 )
@@ -849,6 +851,9 @@ CHANGES: dict[str, Any] = {
     "window": Window(first="2026-01-01", last="2026-01-02"),
     "counts": Counts(problems=4, attempts=32.0, rescues=8.0),
     "posterior": posterior(),
+    "rollout": RolloutPart(
+        population={name: Moments(mean=0.5, sd=0.25, count=9) for name in ROLLOUT_FEATURES}
+    ),
 }
 
 

@@ -4,25 +4,42 @@ Run after `training.record_tape`::
 
     python -m training.fit_policy
 
-Writes ``recov_graph/routing/default_policy.json``: the cold-start rule's population and rates, and
-a posterior for the embedded pair.
+Writes ``recov_graph/routing/default_policy.json``: the cold-start rule's population and rates, a
+posterior for the embedded pair, and what the rollout features of its failures are like. These are
+for models whose samples cannot be measured; the tape has no samples, so the same are drawn again.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date
 
 import numpy as np
 
 from recov_graph.evaluate.bench import bench_of_tape
-from recov_graph.graph import SAMPLES
-from recov_graph.routing.outcomes import Floats, cell_moments
-from recov_graph.routing.policy import DEFAULT, Counts, Policy, Rescue
+from recov_graph.graph import MAX_NEW_TOKENS, SAMPLES, TEMPERATURE
+from recov_graph.models.embedded import EmbeddedPair, bundled_problems
+from recov_graph.problem import Problem
+from recov_graph.rollout_features import (
+    ROLLOUT_FEATURES,
+    FailedSample,
+    RolloutFeatures,
+    rollout_features,
+)
+from recov_graph.routing.outcomes import Floats, Outcomes, cell_moments
+from recov_graph.routing.policy import DEFAULT, Counts, Policy, Rescue, RolloutPart
 from recov_graph.routing.posterior import fit_posterior
-from recov_graph.tape import shipped_tape
+from recov_graph.seeds import call_seed
+from recov_graph.tape import TapeProblem, shipped_tape
+from recov_graph.verifiers import as_verifier, judge
 from recov_graph.version import __version__
+from training.measure_pair import BUNDLED, problems
+from training.record_tape import TIMES
 
+# As in `training.record_tape`; what is drawn again is checked against the tape.
+PROBLEMS_SEED, TAPE_SEED = 300, 9
 STOP_BELOW = 0.05
 EXPLORE = 0.05
 
@@ -55,7 +72,47 @@ def shipped_policy() -> Policy:
         ),
     )
     posterior = fit_posterior(outcomes, cold, explore=EXPLORE)
-    return cold.model_copy(update={"posterior": posterior})
+    rollout = rollout_part(tape, outcomes)
+    return cold.model_copy(update={"posterior": posterior, "rollout": rollout})
+
+
+def rollout_part(tape: Sequence[TapeProblem], outcomes: Outcomes) -> RolloutPart:
+    """Population and cells of the rollout features of the tape's problems, in its order."""
+    exclude = frozenset(problem.prompt for problem in bundled_problems())
+    levels = {kind: tuple(TIMES * n for n in counts) for kind, counts in BUNDLED.items()}
+    drawn = {p.id: p for p in problems(random.Random(PROBLEMS_SEED), exclude, levels)}
+    told = np.array([sampled_again(drawn[one.id], one) for one in tape])
+    nothing = np.full_like(outcomes.features, np.nan)  # of the other set
+    population, cells = cell_moments(
+        replace(outcomes, features=nothing, rollout=told), ROLLOUT_FEATURES
+    )
+    return RolloutPart(population=population, cells=cells)
+
+
+def sampled_again(problem: Problem, recorded: TapeProblem) -> RolloutFeatures:
+    """The rollout features of a problem on the tape, from the samples that failed there."""
+    pair, verifier = EmbeddedPair(), as_verifier("numeric")
+    rollouts = pair.sample(
+        problem.prompt,
+        n=SAMPLES,
+        temperature=TEMPERATURE,
+        max_tokens=MAX_NEW_TOKENS,
+        seed=call_seed(TAPE_SEED, problem.id, 0),
+    ).rollouts
+    verdicts = [judge(verifier, problem, rollout.text) for rollout in rollouts]
+    failed = [
+        FailedSample(verdict.answer or rollout.text, rollout.finish_reason, len(rollout))
+        for verdict, rollout in zip(verdicts, rollouts, strict=True)
+        if verdict.failed
+    ]
+    tokens = sum(sample.tokens for sample in failed) // max(1, len(failed))
+    again = (problem.task, len(failed), tokens)
+    if again != (recorded.task, recorded.failed_samples, recorded.lengths.completion):
+        raise SystemExit(
+            f"problem {problem.id} fails as {again}, other than on the tape: record it anew with "
+            "python -m training.record_tape"
+        )
+    return rollout_features(failed, SAMPLES)
 
 
 def beta_of(rates: Floats, attempts: int) -> Rescue:

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 SHOWN = 8  # differing entries of one field that are told before the rest is only counted
 # Fields whose entries are told in one line each, however much they hold.
-ROWS = ("population", "cells", "rescue", "posterior.cells")
+ROWS = ("population", "cells", "rescue", "posterior.cells", "rollout.population", "rollout.cells")
 # Fields of which every part is told.
-PARTS = ("", "posterior", "posterior.covariates")
+PARTS = ("", "posterior", "posterior.covariates", "rollout")
 
 policies_option = click.option(
     "--policies",
@@ -317,6 +317,11 @@ def _facts(policy: Policy) -> Iterator[tuple[str, str]]:
     yield "code version", policy.code_version or "not recorded"
     yield "feature version", str(policy.feature_version)
     yield "router version", str(policy.router_version)
+    if policy.rollout is not None:
+        part = policy.rollout.model_dump()
+        told = _brief(part["population"], 3)
+        yield "rollout features", f"version {policy.rollout.feature_version}, {told}"
+        yield "rollout rule", _brief(part["rule"], 3) or "none"
     yield "window", f"{window.first} to {window.last}" if window else "not recorded"
     yield (
         "fitted on",

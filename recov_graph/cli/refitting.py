@@ -142,6 +142,11 @@ def _print_learned(made: Refit) -> None:
         f"{number(sum(row[0] for row in made.cells.values()))} failed problems, stored "
         f"{window.first[:10]} to {window.last[:10]}, {len(posterior.weights)} types of failure"
     )
+    rollout = made.policy.rollout
+    if rollout is not None and rollout.cells.keys() & made.cells:  # not those of before
+        known = next(iter(rollout.population.values())).count
+        means = (f"{name} {one.mean:.3g}" for name, one in rollout.population.items())
+        out.print(f"rollout features of {number(known)} of them: {', '.join(means)}")
 
 
 def _expected(made: Refit) -> dict[str, list[float]]:

@@ -113,7 +113,7 @@ class Bench:
 
     def known(self, row: int, *, features: bool) -> Hashable:
         """All that a router is ever told about a problem: equal where two would be routed alike."""
-        values = self.outcomes.features[row] if features else ()
+        values = (*self.outcomes.features[row], *self.outcomes.rollout[row]) if features else ()
         return (
             int(self.cell[row]),
             str(self.outcomes.failed_samples[row]),  # a NaN equals another only in words
@@ -127,10 +127,6 @@ class Bench:
     ) -> Evidence:
         """What a router is asked about a problem, before or after its features were measured."""
         index = int(self.cell[row])
-        values = self.outcomes.features[row]
-        features = None
-        if measured and np.isfinite(values).all():
-            features = ProblemFeatures(*map(float, values))
         failed = self.outcomes.failed_samples[row]
         once = (
             {}
@@ -144,7 +140,7 @@ class Bench:
         return Evidence(
             model=self.models[index],
             task=self.tasks[index],
-            features=features,
+            features=self.outcomes.told(row, measured=measured),
             failed_samples=int(failed) if np.isfinite(failed) else 0,
             tried=[],
             costs=dict(zip(self.operators, self.costs[row].tolist(), strict=True)),

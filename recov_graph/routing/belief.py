@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from recov_graph.features import FEATURES
+from recov_graph.rollout_features import ROLLOUT_FEATURES
 from recov_graph.routing.outcomes import Floats, share_log_odds, z_scores
-from recov_graph.routing.policy import Policy, Posterior
+from recov_graph.routing.policy import Names, Policy, Posterior
 
 AHEAD = 12  # attempts of one operator that are looked ahead
 SAMPLED = "failed_samples"
@@ -54,7 +55,14 @@ class Believer:
             if any(shares.values())  # a cell that names no type is an unknown one
         }
 
-    def first(self, cells: Sequence[str], cell: Any, features: Floats, failed: Floats) -> Belief:
+    def first(
+        self,
+        cells: Sequence[str],
+        cell: Any,
+        features: Floats,
+        failed: Floats,
+        rollout: Floats | None = None,
+    ) -> Belief:
         """Before any intervention.
 
         Args:
@@ -62,17 +70,29 @@ class Believer:
             cell: int [N], indices into `cells`.
             features: float [N, 3]; NaN where not measured.
             failed: float [N], samples that failed; NaN where not known.
+            rollout: float [N, 4], rollout features; NaN where there are none, by default nowhere.
         """
-        z = z_scores(self.policy, cells, cell, features)
-        place = hardness(self.posterior, cells, cell, z, failed)
+        said = self._said(cells, cell, features, FEATURES)
+        unknown = ~np.isfinite(features).all(axis=1)
+        # Of the two sets, a failure has one at most.
+        if rollout is not None and np.isfinite(rollout).any():
+            said = said + self._said(cells, cell, rollout, ROLLOUT_FEATURES)
+            unknown &= ~np.isfinite(rollout).all(axis=1)
+        place = hardness(self.posterior, cells, cell, said, failed)
         plain = np.stack([self._cells.get(name, self._everywhere) for name in cells])[cell]
         # Features that were not measured could have said anything they say of other failures.
-        unknown = ~np.isfinite(features).all(axis=1)
         width = np.hypot(
             self.posterior.bandwidth, np.where(unknown, self.posterior.covariates.spread, 0.0)
         )
         near = located(place, self._hardness, width[:, None])
         return Belief(plain, plain + near)
+
+    def _said(self, cells: Sequence[str], cell: Any, features: Floats, names: Names) -> Floats:
+        """Float [N], the log-odds that the features of a set speak for; 0 where not measured."""
+        coefficients = self.posterior.covariates.coefficients
+        weights = np.array([coefficients.get(name, 0.0) for name in names])
+        said: Floats = z_scores(self.policy, cells, cell, features, names) @ weights
+        return said
 
     def after(self, belief: Belief, operator: int, times: Any = 1.0) -> Belief:
         """After an operator has failed that many times: a number, or float [N, 1]."""
@@ -108,19 +128,18 @@ class Believer:
 
 
 def hardness(
-    posterior: Posterior, cells: Sequence[str], cell: Any, z: Floats, failed: Floats
+    posterior: Posterior, cells: Sequence[str], cell: Any, said: Floats, failed: Floats
 ) -> Floats:
-    """Float [N], the log-odds of a rescue that the covariates speak for."""
+    """Float [N], the log-odds of a rescue that the covariates speak for.
+
+    `said` [N] are those that the features do.
+    """
     covariates = posterior.covariates
     own = np.array([covariates.cells.get(name, 0.0) for name in cells])[cell]
-    weights = np.array([covariates.coefficients.get(name, 0.0) for name in FEATURES])
     most = np.array([covariates.sampled.get(name, np.nan) for name in cells])[cell]
     log_odds = sampled_log_odds(failed, most)
     place: Floats = (
-        covariates.intercept
-        + own
-        + z @ weights
-        + covariates.coefficients.get(SAMPLED, 0.0) * log_odds
+        covariates.intercept + own + said + covariates.coefficients.get(SAMPLED, 0.0) * log_odds
     )
     return place
 

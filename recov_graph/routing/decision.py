@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from recov_graph.features import ProblemFeatures
+from recov_graph.rollout_features import Features
 from recov_graph.words import count
 
 Regime = Literal["sampling", "steerable_hard", "out_of_reach"]
@@ -22,7 +22,8 @@ class Evidence:
     Attributes:
         model: the model's name; with the task it makes up the cell.
         task: the problem's task.
-        features: the problem's features, or None where they could not be measured.
+        features: the problem's features, or None where they could not be measured; of a black-box
+            model, those of its samples.
         failed_samples: plain rollouts that failed before any intervention.
         tried: operators that have failed here since, in order.
         costs: operators that may be chosen, with the tokens an attempt of each is expected to cost.
@@ -35,7 +36,7 @@ class Evidence:
 
     model: str
     task: str
-    features: ProblemFeatures | None
+    features: Features | None
     failed_samples: int
     tried: Sequence[str]
     costs: Mapping[str, int]

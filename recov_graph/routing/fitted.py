@@ -14,7 +14,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from recov_graph.features import FEATURES
+from recov_graph.features import ProblemFeatures
+from recov_graph.rollout_features import Features, RolloutFeatures
 from recov_graph.routing.belief import AHEAD, Belief, Believer
 from recov_graph.routing.decision import (
     EASY,
@@ -128,12 +129,12 @@ class PosteriorRouter:
 
     def _belief(self, evidence: Evidence) -> Belief:
         features = evidence.features
-        measured = [np.nan] * len(FEATURES) if features is None else list(features)
         belief = self._believer.first(
             [cell_name(evidence.model, evidence.task)],
             np.zeros(1, np.int64),
-            np.array([measured]),
+            _row(features, ProblemFeatures),
             np.array([float(evidence.failed_samples)]),
+            _row(features, RolloutFeatures),
         )
         for operator, times in Counter(evidence.tried).items():
             if operator in self._index:
@@ -260,6 +261,12 @@ class PosteriorRouter:
         return (
             f"{after}by {of}, {chosen.operator} has the best expected rescue for its cost, {odds}"
         )
+
+
+def _row(features: Features | None, kind: type[Features]) -> Floats:
+    """Float [1, F], the features of a set; NaN where there are none of it."""
+    known = features if isinstance(features, kind) else [np.nan] * len(kind._fields)
+    return np.array([known], float)
 
 
 def _per_token(rescue: float, fails: Floats, evidence: Evidence, name: str) -> float:

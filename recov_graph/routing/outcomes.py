@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recov_graph.errors import InvalidInputError
-from recov_graph.features import FEATURES
-from recov_graph.routing.policy import LEAST_SD, Moments, Policy
+from recov_graph.features import FEATURES, ProblemFeatures
+from recov_graph.rollout_features import ROLLOUT_FEATURES, Features, RolloutFeatures
+from recov_graph.routing.policy import LEAST_SD, Moments, Names, Policy
 
 Floats = NDArray[np.float64]
 
@@ -28,6 +29,8 @@ class Outcomes:
         failed_samples: float [N]; NaN where not known.
         passed: float [N, O], attempts that passed; may be fractions where only rates are known.
         attempts: float [N, O], attempts made; 0 where an operator was not tried.
+        rollout: float [N, 4] in the order of ROLLOUT_FEATURES; NaN where there are none, as where
+            there are `features`. By default NaN throughout.
     """
 
     operators: tuple[str, ...]
@@ -37,14 +40,18 @@ class Outcomes:
     failed_samples: Floats
     passed: Floats
     attempts: Floats
+    rollout: Floats = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         n, o = len(self.cell), len(self.operators)
+        if self.rollout is None:
+            object.__setattr__(self, "rollout", np.full((n, len(ROLLOUT_FEATURES)), np.nan))
         shapes = {
             "features": (n, len(FEATURES)),
             "failed_samples": (n,),
             "passed": (n, o),
             "attempts": (n, o),
+            "rollout": (n, len(ROLLOUT_FEATURES)),
         }
         for name, shape in shapes.items():
             if getattr(self, name).shape != shape:
@@ -54,6 +61,8 @@ class Outcomes:
                 )
         if n and (np.any(self.passed < 0) or np.any(self.passed > self.attempts + 1e-9)):
             raise InvalidInputError("passed must lie between 0 and attempts")
+        if np.any(self.has(FEATURES) & self.has(ROLLOUT_FEATURES)):
+            raise InvalidInputError("a problem has features or rollout features, never both")
 
     def __len__(self) -> int:
         return len(self.cell)
@@ -68,7 +77,24 @@ class Outcomes:
             self.failed_samples[rows],
             self.passed[rows],
             self.attempts[rows],
+            self.rollout[rows],
         )
+
+    def values(self, names: Names) -> Floats:
+        """Float [N, F], the features of a set."""
+        return self.features if names == FEATURES else self.rollout
+
+    def has(self, names: Names) -> NDArray[np.bool_]:
+        """Bool [N], whether the features of a set are known."""
+        return np.asarray(np.isfinite(self.values(names)).all(axis=1), bool)
+
+    def told(self, row: int, *, measured: bool) -> Features | None:
+        """What a router is told of a problem's features, before or after they were measured."""
+        if np.isfinite(self.rollout[row]).all():  # these cost nothing
+            return RolloutFeatures(*self.rollout[row].tolist())
+        if measured and np.isfinite(self.features[row]).all():
+            return ProblemFeatures(*self.features[row].tolist())
+        return None
 
     @property
     def failed(self) -> Floats:
@@ -76,33 +102,45 @@ class Outcomes:
         return np.maximum(self.attempts - self.passed, 0.0)
 
 
-def cell_moments(outcomes: Outcomes) -> tuple[dict[str, Moments], dict[str, dict[str, Moments]]]:
-    """Mean, standard deviation and count of each feature, over all and by cell."""
-    known = np.isfinite(outcomes.features).all(axis=1)
+def cell_moments(
+    outcomes: Outcomes, names: Names = FEATURES
+) -> tuple[dict[str, Moments], dict[str, dict[str, Moments]]]:
+    """Mean, standard deviation and count of each feature of a set, over all and by cell."""
+    known, values = outcomes.has(names), outcomes.values(names)
     cells = {}
     for index, name in enumerate(outcomes.cells):
         rows = known & (outcomes.cell == index)
         if rows.any():
-            cells[name] = _moments(outcomes.features[rows])
-    return _moments(outcomes.features[known]), cells
+            cells[name] = _moments(values[rows], names)
+    return _moments(values[known], names), cells
 
 
-def _moments(values: Floats) -> dict[str, Moments]:
+def _moments(values: Floats, names: Names) -> dict[str, Moments]:
     if not len(values):
-        return {name: Moments(mean=0.0, sd=0.0, count=0) for name in FEATURES}
+        return {name: Moments(mean=0.0, sd=0.0, count=0) for name in names}
     return {
         name: Moments(
             mean=round(float(column.mean()), 6), sd=round(float(column.std()), 6), count=len(column)
         )
-        for name, column in zip(FEATURES, values.T, strict=True)
+        for name, column in zip(names, values.T, strict=True)
     }
 
 
-def z_scores(policy: Policy, cells: Sequence[str], cell: Any, features: Floats) -> Floats:
-    """Float [N, 3], features against each cell's shrunken moments; 0 where not measured."""
-    moments = [policy.cell_moments(name) for name in cells]
-    mean = np.array([[m[f].mean for f in FEATURES] for m in moments]).reshape(-1, len(FEATURES))
-    sd = np.array([[m[f].sd for f in FEATURES] for m in moments]).reshape(-1, len(FEATURES))
+def z_scores(
+    policy: Policy, cells: Sequence[str], cell: Any, features: Floats, names: Names = FEATURES
+) -> Floats:
+    """Float [N, F], features against each cell's shrunken moments; 0 where not measured.
+
+    Args:
+        policy: whose moments.
+        cells: names of cells.
+        cell: int [N], indices into `cells`.
+        features: float [N, F]; NaN where not measured.
+        names: which set they are of.
+    """
+    moments = [policy.cell_moments(name, names) for name in cells]
+    mean = np.array([[m[f].mean for f in names] for m in moments]).reshape(-1, len(names))
+    sd = np.array([[m[f].sd for f in names] for m in moments]).reshape(-1, len(names))
     z = (features - mean[cell]) / np.where(sd > LEAST_SD, sd, np.inf)[cell]
     known: Floats = np.nan_to_num(np.clip(z, -8, 8), nan=0.0)
     return known

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from recov_graph.errors import PolicyError
 from recov_graph.features import FEATURES
 from recov_graph.problem import describe
+from recov_graph.rollout_features import ROLLOUT_FEATURE_VERSION, ROLLOUT_FEATURES
 from recov_graph.signals import FEATURE_VERSION
 
 SCHEMA_VERSION = 2
@@ -26,6 +27,7 @@ ROUTER_VERSION = 1
 LEAST_SD = 1e-9  # a feature that never varied says nothing
 NUMBERS = re.compile(r"\[[-+.,\deE\s]+\]")  # a list of nothing but numbers goes on one line
 DEFAULT = Path(__file__).parent / "default_policy.json"
+Names = tuple[str, ...]  # of the features of a set, in order
 
 # The paper's rule: which feature speaks for which operator.
 RULE = {
@@ -33,6 +35,9 @@ RULE = {
     "concentration": "sparse_steer",
     "logit_dispersion": "local_temp",
 }
+# The same for models whose samples cannot be measured: a failure that was cut wants more room, one
+# that every sample makes alike wants another start.
+ROLLOUT_RULE = {"truncated": "extend", "agreement": "replan"}
 
 
 class _Part(BaseModel):
@@ -145,6 +150,42 @@ class Posterior(_Part):
         return self
 
 
+def _check_features(part: Policy | RolloutPart, known: Names) -> None:
+    """A part must have moments of exactly the features of its set, and rules of no others."""
+    for name, moments in [("population", part.population), *part.cells.items()]:
+        if set(moments) != set(known):
+            raise ValueError(f"{name} has {sorted(moments)}; it must have {sorted(known)}")
+    unknown = set(part.rule) - set(known)
+    if unknown:
+        raise ValueError(f"rule names {sorted(unknown)}; features are {sorted(known)}")
+
+
+class RolloutPart(_Part):
+    """What a policy says by rollout features, for models whose samples cannot be measured.
+
+    Attributes:
+        population: each feature over all failures.
+        cells: the same by cell of model and task.
+        rule: which feature speaks for which operator.
+    """
+
+    feature_version: int = ROLLOUT_FEATURE_VERSION
+    population: dict[str, Moments]
+    cells: dict[str, dict[str, Moments]] = Field(default_factory=dict)
+    rule: dict[str, str] = Field(default_factory=lambda: dict(ROLLOUT_RULE))
+
+    @model_validator(mode="after")
+    def _features_are_known(self) -> RolloutPart:
+        _check_features(self, ROLLOUT_FEATURES)
+        return self
+
+
+# Features that never varied: none of them stands out.
+NO_ROLLOUTS = RolloutPart(
+    population={name: Moments(mean=0.0, sd=0.0, count=0) for name in ROLLOUT_FEATURES}, rule={}
+)
+
+
 class Policy(_Part):
     """A validated policy; see the module's docstring.
 
@@ -157,6 +198,7 @@ class Policy(_Part):
         window: when the failures it was fitted on were stored.
         counts: how many they were.
         posterior: what was learned from them; None for a policy of the cold-start rule alone.
+        rollout: population, cells and rule of the rollout features, where any were stored.
     """
 
     schema_version: Literal[1, 2] = 2
@@ -177,15 +219,11 @@ class Policy(_Part):
     window: Window | None = None
     counts: Counts | None = None
     posterior: Posterior | None = None
+    rollout: RolloutPart | None = None
 
     @model_validator(mode="after")
     def _features_are_known(self) -> Policy:
-        for name, moments in [("population", self.population), *self.cells.items()]:
-            if set(moments) != set(FEATURES):
-                raise ValueError(f"{name} has {sorted(moments)}; it must have {sorted(FEATURES)}")
-        unknown = set(self.rule) - set(FEATURES)
-        if unknown:
-            raise ValueError(f"rule names {sorted(unknown)}; features are {sorted(FEATURES)}")
+        _check_features(self, FEATURES)
         return self
 
     @property
@@ -194,23 +232,30 @@ class Policy(_Part):
         text = json.dumps(self._as_data(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def moments(self, model: str, task: str) -> tuple[dict[str, Moments], int]:
-        """Each feature's moments for a cell, and how many failures of the cell are stored.
+    def part(self, features: Names = FEATURES) -> Policy | RolloutPart:
+        """Where population, cells and rule of a feature set are; empty where there are none."""
+        return self if features == FEATURES else self.rollout or NO_ROLLOUTS
+
+    def moments(
+        self, model: str, task: str, features: Names = FEATURES
+    ) -> tuple[dict[str, Moments], int]:
+        """Moments of each feature of a set for a cell, and how many failures of it are stored.
 
         A cell with n failures is weighed n : shrinkage against the whole population.
         """
         name = cell_name(model, task)
-        stored = self.cells[name][FEATURES[0]].count if name in self.cells else 0
-        return self.cell_moments(name), stored
+        cell = self.part(features).cells.get(name)
+        return self.cell_moments(name, features), cell[features[0]].count if cell else 0
 
-    def cell_moments(self, name: str) -> dict[str, Moments]:
-        """Each feature's moments for the cell of that name; the population's for an unknown one."""
-        cell = self.cells.get(name)
+    def cell_moments(self, name: str, features: Names = FEATURES) -> dict[str, Moments]:
+        """Moments for the cell of that name; the population's for an unknown one."""
+        part = self.part(features)
+        cell = part.cells.get(name)
         if cell is None:
-            return self.population
+            return part.population
         return {
-            feature: _shrunk(cell[feature], self.population[feature], self.shrinkage)
-            for feature in FEATURES
+            feature: _shrunk(cell[feature], part.population[feature], self.shrinkage)
+            for feature in features
         }
 
     def save(self, path: str | Path) -> None:
@@ -275,11 +320,15 @@ def load_policy(path: str | Path) -> Policy:
         policy = Policy.model_validate(data)
     except ValidationError as error:
         raise PolicyError(f"policy {path}: {describe(error)}") from None
-    if policy.feature_version != FEATURE_VERSION:
-        raise PolicyError(
-            f"policy {path}: made for feature version {policy.feature_version}, this is "
-            f"{FEATURE_VERSION}; fit it again from stored traces"
-        )
+    for kind, made, here in (
+        ("feature", policy.feature_version, FEATURE_VERSION),
+        ("rollout feature", policy.part(ROLLOUT_FEATURES).feature_version, ROLLOUT_FEATURE_VERSION),
+    ):
+        if made != here:
+            raise PolicyError(
+                f"policy {path}: made for {kind} version {made}, this is {here}; "
+                "fit it again from stored traces"
+            )
     if claimed != policy.content_hash:
         raise PolicyError(
             f"policy {path}: content_hash is {claimed!r} but the content has "

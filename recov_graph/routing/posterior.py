@@ -19,12 +19,14 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from recov_graph.features import FEATURES
+from recov_graph.rollout_features import ROLLOUT_FEATURES
 from recov_graph.routing.belief import SAMPLED, Believer, located, sampled_log_odds, shares
 from recov_graph.routing.mixture import MOST_TYPES, fit_mixture
 from recov_graph.routing.outcomes import Floats, Outcomes, cell_moments, most_failed, z_scores
 from recov_graph.routing.policy import (
     SCHEMA_VERSION,
     Covariates,
+    Names,
     Policy,
     Posterior,
     default_policy,
@@ -62,7 +64,7 @@ def fit_posterior(
         max_types: at most so many types.
     """
     most = most_failed(outcomes)
-    z = z_scores(policy, outcomes.cells, outcomes.cell, outcomes.features)
+    names, z = _standardised(outcomes, policy)
     if not use_features:
         z = np.zeros_like(z)
     highest = np.array([most.get(name, np.nan) for name in outcomes.cells])[outcomes.cell]
@@ -91,16 +93,25 @@ def fit_posterior(
             },
             coefficients={
                 name: round(float(value), 6)
-                for name, value in zip((*FEATURES, SAMPLED), coefficients[1:], strict=True)
+                for name, value in zip((*names, SAMPLED), coefficients[1:], strict=True)
             },
             sampled=dict(most),
-            spread=round(float((z @ coefficients[1:SAMPLES_AT]).std()), 6),
+            spread=round(float((z @ coefficients[1:-1]).std()), 6),
         ),
         informed=informed,
         measure=measure,
         failures={name: int(count) for name, count in zip(outcomes.cells, failures, strict=True)},
         explore=explore,
     )
+
+
+def _standardised(outcomes: Outcomes, policy: Policy) -> tuple[Names, Floats]:
+    """Names and z-scores, float [N, F], of the features; of both sets where there are both."""
+    z = z_scores(policy, outcomes.cells, outcomes.cell, outcomes.features)
+    if not outcomes.has(ROLLOUT_FEATURES).any():
+        return FEATURES, z
+    told = z_scores(policy, outcomes.cells, outcomes.cell, outcomes.rollout, ROLLOUT_FEATURES)
+    return (*FEATURES, *ROLLOUT_FEATURES), np.column_stack([z, told])
 
 
 def _logistic(columns: Floats, won: Floats, lost: Floats) -> tuple[float, Floats]:

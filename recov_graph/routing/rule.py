@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from recov_graph.features import FEATURES
+from recov_graph.rollout_features import ROLLOUT_SHARES
 from recov_graph.routing.decision import (
     Candidate,
     Decision,
@@ -24,7 +24,7 @@ from recov_graph.routing.decision import (
     any_rescue,
     stop,
 )
-from recov_graph.routing.policy import LEAST_SD, Policy, Rescue, default_policy
+from recov_graph.routing.policy import LEAST_SD, Moments, Policy, Rescue, default_policy
 
 FORESEEN = 64  # attempts looked ahead when judging whether to go on
 UNKNOWN = Rescue(alpha=1, beta=1, problems=0)  # where a policy has measured no operator at all
@@ -68,7 +68,7 @@ class RuleRouter:
         z = {signed.operator: signed.z for signed in reversed(by_feature)}
         order = self._order(standing_out, failures, costs)
         candidates = tuple(
-            Candidate(name, z.get(name), self._rescue(name, failures), costs[name])
+            Candidate(name, z.get(name), self._rescue(name, failures, costs), costs[name])
             for name in order
         )
         chance = any_rescue(self._path(evidence, standing_out, failures))
@@ -82,17 +82,20 @@ class RuleRouter:
         """The rule's operators by the z-score of their feature, the largest first."""
         if evidence.features is None:
             return []
-        moments, stored = self.policy.moments(evidence.model, evidence.task)
+        names = evidence.features._fields
+        part = self.policy.part(names)
+        moments, stored = self.policy.moments(evidence.model, evidence.task, names)
         among = f"{stored} stored failures of this cell"
         if stored == 0:
-            everyone = self.policy.population[FEATURES[0]].count
+            everyone = part.population[names[0]].count
             among = f"{everyone} stored failures of other cells"
         signed = []
-        for feature, operator in self.policy.rule.items():
+        for feature, operator in part.rule.items():
             population = moments[feature]
-            if population.sd < LEAST_SD or operator not in evidence.costs:
+            sd = _sd(feature, population)
+            if sd < LEAST_SD or operator not in evidence.costs:
                 continue
-            z = (getattr(evidence.features, feature) - population.mean) / population.sd
+            z = (getattr(evidence.features, feature) - population.mean) / sd
             if math.isnan(z):
                 continue
             side = "above" if z >= 0 else "below"
@@ -114,19 +117,23 @@ class RuleRouter:
         first = [name for name in names if name in costs and not failures[name]]
         rest = sorted(
             (name for name in costs if name not in first),
-            key=lambda name: -self._rescue(name, failures) / max(1, costs[name]),
+            key=lambda name: -self._rescue(name, failures, costs) / max(1, costs[name]),
         )
         return first + rest
 
-    def _rescue(self, operator: str, failures: Counter[str]) -> float:
-        """The operator's expected rescue; one never measured counts as the worst that was.
+    def _rescue(self, operator: str, failures: Counter[str], costs: Mapping[str, int]) -> float:
+        """The operator's expected rescue.
 
-        A failure with another operator counts as a part of one with this.
+        One never measured counts as the worst measured of those that may be chosen here: rates of
+        operators that the model cannot carry out say nothing of one that it can. A failure with
+        another operator counts as a part of one with this.
         """
         own = failures[operator]
         weighed = own + self.policy.carry_over * (failures.total() - own)
         measured = self.policy.rescue
-        known = [measured[operator]] if operator in measured else list(measured.values())
+        known = [measured[name] for name in costs if name in measured] or [*measured.values()]
+        if operator in measured:
+            known = [measured[operator]]
         return min(rescue.after(weighed) for rescue in known or [UNKNOWN])
 
     def path(self, evidence: Evidence) -> Iterator[Candidate]:
@@ -137,10 +144,10 @@ class RuleRouter:
     def ranked(self, evidence: Evidence) -> list[Candidate]:
         """Every operator that may be chosen, in the order of the rule."""
         standing_out = [signed for signed in self._by_feature(evidence) if signed.z > 0]
-        failures = self._failures(evidence)
+        failures, costs = self._failures(evidence), evidence.costs
         return [
-            Candidate(name, None, self._rescue(name, failures), evidence.costs[name])
-            for name in self._order(standing_out, failures, evidence.costs)
+            Candidate(name, None, self._rescue(name, failures, costs), costs[name])
+            for name in self._order(standing_out, failures, costs)
         ]
 
     def _path(
@@ -152,7 +159,7 @@ class RuleRouter:
             if not costs:
                 return
             operator = self._order(standing_out, failures, costs)[0]
-            rescue = self._rescue(operator, failures)
+            rescue = self._rescue(operator, failures, costs)
             yield Candidate(operator, None, rescue, costs[operator])
             failures[operator] += 1
             left -= costs[operator]
@@ -176,3 +183,14 @@ class RuleRouter:
             f"{after}{why}: {best.operator} has the best expected rescue for its cost, "
             f"{best.expected_rescue:.1%} for {best.expected_cost} tokens"
         )
+
+
+def _sd(feature: str, population: Moments) -> float:
+    """The standard deviation that a feature is judged by.
+
+    Where not one of n failures had a cut sample, one that has does stand out: a share that never
+    varied counts as if one more failure had been all the other way.
+    """
+    if feature in ROLLOUT_SHARES and population.sd < LEAST_SD:
+        return math.sqrt(population.count) / (population.count + 1)
+    return population.sd

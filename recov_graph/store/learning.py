@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from recov_graph.rollout_features import ROLLOUT_FEATURE_VERSION
 from recov_graph.signals import FEATURE_VERSION
 from recov_graph.store.traces import Row, TraceStore
 
@@ -52,6 +53,16 @@ def stored_samples(store: TraceStore) -> dict[str, tuple[int, int]]:
 def stored_features(store: TraceStore) -> dict[str, tuple[float, float, float]]:
     """The mean of each feature over the failed samples, by problem."""
     return {problem: tuple(values) for problem, *values in store.rows(FEATURES, [FEATURE_VERSION])}
+
+
+def stored_rollout_features(store: TraceStore) -> dict[str, tuple[float, float, float, float]]:
+    """What the first samples of black-box models told, by problem."""
+    rows = store.rows(
+        "SELECT id, failed_share, agreement, truncated, length FROM rollout_features "
+        "WHERE feature_version = ?",
+        [ROLLOUT_FEATURE_VERSION],
+    )
+    return {problem: tuple(values) for problem, *values in rows}
 
 
 def stored_profiles(store: TraceStore) -> dict[str, tuple[Any, ...]]:

@@ -256,3 +256,21 @@ def m002_learning(db: Database) -> None:
         },
         references=(("problem_id", "problems"),),
     )
+
+
+@migrations()
+def m003_rollout_features(db: Database) -> None:
+    # Those of black-box models, by problem; `features` holds those of the others, by rollout.
+    _create(
+        db,
+        "rollout_features",
+        {
+            "id": str,
+            "failed_share": float,
+            "agreement": float,
+            "truncated": float,
+            "length": float,
+            "feature_version": int,
+        },
+        references=(("id", "problems"),),
+    )
