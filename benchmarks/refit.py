@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from recov_graph.features import FEATURES, ProblemFeatures
-from recov_graph.interventions import registered
+from recov_graph.interventions import default_interventions
+from recov_graph.models import Capability
 from recov_graph.refit import refit
 from recov_graph.routing import Evidence, as_router, default_policy
 from recov_graph.signals import FEATURE_VERSION
@@ -41,7 +42,7 @@ TYPES = np.array(
 
 def rows(count: int, rng: np.random.Generator) -> Iterator[dict[str, list[dict[str, Any]]]]:
     """What a production store holds of so many failed problems, in batches."""
-    names = list(registered())
+    names = list(default_interventions(frozenset(Capability)))
     for start in range(0, count, BATCH):
         tables: dict[str, list[dict[str, Any]]] = {
             name: []
@@ -181,7 +182,7 @@ def main() -> None:
                 features=ProblemFeatures(0.1, 0.2, 0.3),
                 failed_samples=2,
                 tried=["retry", "dense_steer"],
-                costs=dict.fromkeys(registered(), 50),
+                costs=dict.fromkeys(default_interventions(frozenset(Capability)), 50),
                 attempts_left=6,
                 draw=0.5,
             )

@@ -20,7 +20,7 @@ from recov_graph import Budget, build_recovery_graph, create_recovery_graph
 from recov_graph.batch import Batch, recovery_tokens, run_batch
 from recov_graph.budget import MeteredModel
 from recov_graph.graph import MAX_NEW_TOKENS, SAMPLES, TEMPERATURE
-from recov_graph.interventions import Failure, registered
+from recov_graph.interventions import Failure, default_interventions, registered
 from recov_graph.models.embedded import EmbeddedPair, bundled_problems
 from recov_graph.problem import Problem
 from recov_graph.routing import Decision, Evidence, RuleRouter
@@ -173,7 +173,7 @@ def main() -> None:
         tokens[name] = tokens.get(name, 0) + spent
 
         failed = failed_problems(batch, pair)
-        for operator in registered():
+        for operator in default_interventions(pair.capabilities):
             streams = {f.problem.id: stream(f, operator, seed, pair) for f in failed}
             ids, _, spent = in_rounds(streams, pool)
             name = f"{operator} alone, same tokens"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -68,6 +69,70 @@ class Budget:
         return None
 
 
+class Ledger:
+    """What a problem has cost call by call, and what its budget still allows.
+
+    Tokens of every model count as they are, one for one.
+
+    Args:
+        budget: the limits.
+        problem_id: makes the ids of the entries.
+        calls: what was spent before, entries by id.
+    """
+
+    def __init__(
+        self, budget: Budget, problem_id: str, calls: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        self.budget = budget
+        self._problem_id = problem_id
+        self._first = len(calls)
+        self.spent = sum((Usage.from_dict(call) for call in calls.values()), Usage())
+        self.calls: dict[str, dict[str, Any]] = {}
+
+    def left(self, needed: int) -> float:
+        """The tokens left, or BudgetExhausted where they do not cover what the next call needs."""
+        reached = self.budget.reached(self.spent)
+        if reached is not None:
+            raise BudgetExhausted(reached)
+        return self.covers(needed)
+
+    def covers(self, needed: int) -> float:
+        """As `left`, for a call under way: nothing but the tokens count."""
+        left = self.budget.tokens_left(self.spent)
+        if left < needed:
+            raise BudgetExhausted(f"{left:.0f} tokens are left and the next call needs {needed}")
+        return left
+
+    def may_go_on(self, tokens: int) -> bool:
+        """True while the budget covers that many tokens more."""
+        return (
+            self.budget.reached(self.spent) is None
+            and self.budget.tokens_left(self.spent) >= tokens
+        )
+
+    def new_id(self) -> str:
+        """An id for the next entry: the same when a node is run again from the same state."""
+        return f"{self._problem_id}/call{self._first + len(self.calls)}"
+
+    def enter(self, call_id: str, purpose: str, usage: Usage, started: float) -> None:
+        """Enter a call, or the new state of one that goes on."""
+        before = self.calls.get(call_id)
+        usage = Usage(
+            usage.prompt_tokens,
+            usage.completion_tokens,
+            usage.scored_tokens,
+            time.monotonic() - started,
+        )
+        self.calls[call_id] = {"id": call_id, "purpose": purpose, **usage.as_dict()}
+        self.spent = self.spent - Usage.from_dict(before or {}) + usage
+
+    def restore(self, calls: Mapping[str, Mapping[str, Any]]) -> None:
+        """Enter calls that were made before and never reached the ledger."""
+        for name, call in calls.items():
+            self.calls[name] = dict(call)
+            self.spent += Usage.from_dict(call)
+
+
 class MeteredModel:
     """A model whose every call is checked against the budget before and entered after.
 
@@ -85,11 +150,33 @@ class MeteredModel:
         self, model: Model, budget: Budget, problem_id: str, calls: Mapping[str, Mapping[str, Any]]
     ) -> None:
         self._model = model
-        self.budget = budget
-        self._problem_id = problem_id
-        self._first = len(calls)
-        self.spent = sum((Usage.from_dict(call) for call in calls.values()), Usage())
-        self.calls: dict[str, dict[str, Any]] = {}
+        self._ledger = Ledger(budget, problem_id, calls)
+        self._purpose: str | None = None
+
+    def beside(self, model: Model, purpose: str = "escalate") -> MeteredModel:
+        """Another model on the same ledger; `purpose` is what the ledger calls all its calls."""
+        other = copy.copy(self)
+        other._model, other._purpose = model, purpose
+        return other
+
+    @property
+    def budget(self) -> Budget:
+        """The limits."""
+        return self._ledger.budget
+
+    @property
+    def spent(self) -> Usage:
+        """All that the problem has cost so far."""
+        return self._ledger.spent
+
+    @property
+    def calls(self) -> dict[str, dict[str, Any]]:
+        """The entries made since, by id."""
+        return self._ledger.calls
+
+    def restore(self, calls: Mapping[str, Mapping[str, Any]]) -> None:
+        """Enter calls that were made before and never reached the ledger."""
+        self._ledger.restore(calls)
 
     @property
     def name(self) -> str:
@@ -113,7 +200,7 @@ class MeteredModel:
     ) -> Generation:
         """As `Model.sample`; each rollout is cut to its share of the tokens left."""
         read = self._model.prompt_length(prompt) + len(prefix)
-        share = self._left(read + n) - read
+        share = self._ledger.left(read + n) - read
         if not math.isinf(share):
             max_tokens = min(max_tokens, int(share) // n)
         return self._timed(
@@ -131,7 +218,7 @@ class MeteredModel:
     def score(self, prompt: str, completions: Sequence[Ids], *, role: Role) -> Scores:
         """As `Model.score`; refused where the tokens left do not cover it."""
         read = self._model.prompt_length(prompt)
-        self._left(sum(read + len(tokens) for tokens in completions))
+        self._ledger.left(sum(read + len(tokens) for tokens in completions))
         return self._timed("score", lambda: self._model.score(prompt, completions, role=role))
 
     def open(
@@ -145,13 +232,13 @@ class MeteredModel:
     ) -> Session:
         """As `Model.open`; the rollout ends where the budget does."""
         read = self._model.prompt_length(prompt) + len(prefix)
-        self._left(2 * read + 2)
+        self._ledger.left(2 * read + 2)
         started = time.monotonic()
         session = self._model.open(
             prompt, prefix=prefix, temperature=temperature, max_tokens=max_tokens, seed=seed
         )
-        metered = _MeteredSession(self, session, started)
-        self._check(self.budget.tokens_left(self.spent), session.next_cost)
+        metered = _MeteredSession(self._ledger, session, self._purpose or "steer", started)
+        self._ledger.covers(session.next_cost)
         return metered
 
     @property
@@ -167,65 +254,28 @@ class MeteredModel:
         """As `Model.prompt_length`."""
         return self._model.prompt_length(prompt)
 
-    def _left(self, needed: int) -> float:
-        """The tokens left, or BudgetExhausted where they do not cover what the next call needs."""
-        reached = self.budget.reached(self.spent)
-        if reached is not None:
-            raise BudgetExhausted(reached)
-        return self._check(self.budget.tokens_left(self.spent), needed)
-
-    def _check(self, left: float, needed: int) -> float:
-        if left < needed:
-            raise BudgetExhausted(f"{left:.0f} tokens are left and the next call needs {needed}")
-        return left
-
     def _timed(self, purpose: str, call: Callable[[], Result]) -> Result:
         started = time.monotonic()
         try:
             result = call()
         except ModelError as error:
             if error.usage is not None:  # what was spent before it failed is spent
-                self.enter(self.new_id(), purpose, error.usage, started)
+                self._enter(purpose, error.usage, started)
             raise
-        self.enter(self.new_id(), purpose, result.usage, started)
+        self._enter(purpose, result.usage, started)
         return result
 
-    def new_id(self) -> str:
-        """An id for the next entry: the same when a node is run again from the same state."""
-        return f"{self._problem_id}/call{self._first + len(self.calls)}"
-
-    def enter(self, call_id: str, purpose: str, usage: Usage, started: float) -> None:
-        """Enter a call, or the new state of one that goes on, in the ledger."""
-        before = self.calls.get(call_id)
-        usage = Usage(
-            usage.prompt_tokens,
-            usage.completion_tokens,
-            usage.scored_tokens,
-            time.monotonic() - started,
-        )
-        self.calls[call_id] = {"id": call_id, "purpose": purpose, **usage.as_dict()}
-        self.spent = self.spent - Usage.from_dict(before or {}) + usage
-
-    def restore(self, calls: Mapping[str, Mapping[str, Any]]) -> None:
-        """Enter calls that were made before and never reached the ledger."""
-        for name, call in calls.items():
-            self.calls[name] = dict(call)
-            self.spent += Usage.from_dict(call)
-
-    def may_go_on(self, tokens: int) -> bool:
-        """True while the budget covers that many tokens more."""
-        return (
-            self.budget.reached(self.spent) is None
-            and self.budget.tokens_left(self.spent) >= tokens
-        )
+    def _enter(self, purpose: str, usage: Usage, started: float) -> None:
+        self._ledger.enter(self._ledger.new_id(), self._purpose or purpose, usage, started)
 
 
 class _MeteredSession:
     """A session that enters what it spends as it goes and ends where the budget does."""
 
-    def __init__(self, meter: MeteredModel, session: Session, started: float) -> None:
-        self._meter, self._session, self._started = meter, session, started
-        self._id = meter.new_id()
+    def __init__(self, ledger: Ledger, session: Session, purpose: str, started: float) -> None:
+        self._ledger, self._session = ledger, session
+        self._purpose, self._started = purpose, started
+        self._id = ledger.new_id()
         self._enter()
 
     @property
@@ -248,7 +298,7 @@ class _MeteredSession:
 
     @property
     def finished(self) -> FinishReason | None:
-        if self._session.finished is None and not self._meter.may_go_on(self.next_cost):
+        if self._session.finished is None and not self._ledger.may_go_on(self.next_cost):
             return "length"
         return self._session.finished
 
@@ -257,4 +307,4 @@ class _MeteredSession:
         self._enter()
 
     def _enter(self) -> None:
-        self._meter.enter(self._id, "steer", self._session.usage, self._started)
+        self._ledger.enter(self._id, self._purpose, self._session.usage, self._started)

@@ -6,13 +6,24 @@ from collections.abc import Mapping
 
 from recov_graph.attempts import failed_samples
 from recov_graph.budget import MeteredModel
-from recov_graph.features import ProblemFeatures
-from recov_graph.interventions.base import Intervention, Lengths
+from recov_graph.interventions.base import Intervention, Lengths, applies
 from recov_graph.measuring import Measuring
 from recov_graph.models.base import Capability, Model
+from recov_graph.rollout_features import features_from
 from recov_graph.routing.decision import Evidence
 from recov_graph.seeds import SEEDS, call_seed
 from recov_graph.state import RecoveryState
+
+
+def lengths_of(state: RecoveryState, model: Model) -> Lengths:
+    """What the cost of an attempt at the problem is foreseen by: its failed samples."""
+    failed = failed_samples(state)
+    return Lengths(
+        prompt=model.prompt_length(state["current"]["prompt"]),
+        completion=sum(attempt["tokens"] for attempt in failed) // max(1, len(failed)),
+        truncated=sum(attempt["finish_reason"] == "length" for attempt in failed),
+        stride=getattr(model, "stride", 0),
+    )
 
 
 def evidence_of(
@@ -26,23 +37,24 @@ def evidence_of(
 ) -> Evidence:
     """The state as a router sees it, with what the budget of the meter still allows."""
     problem, failed = state["current"], failed_samples(state)
-    lengths = Lengths(
-        prompt=model.prompt_length(problem["prompt"]),
-        completion=sum(attempt["tokens"] for attempt in failed) // max(1, len(failed)),
-    )
+    lengths = lengths_of(state, model)
     can, once = model.capabilities, 0
     if not measuring.traces(state):
         scoring = measuring.expected_cost(state)
         if scoring is None:
             can = can - {Capability.SCORE}
         once = scoring or 0
-    possible = {name: one for name, one in interventions.items() if one.needs <= can}
+    possible = {
+        name: one
+        for name, one in interventions.items()
+        if one.needs <= can and applies(one, lengths)
+    }
     features = state["features"]
     step = len(state["route"])
     return Evidence(
         model=model.name,
         task=problem["task"],
-        features=None if features is None else ProblemFeatures(**features),
+        features=None if features is None else features_from(features),
         failed_samples=len(failed),
         tried=[decision["operator"] for decision in state["route"] if decision["operator"]],
         costs={name: one.expected_cost(lengths) for name, one in possible.items()},

@@ -60,8 +60,10 @@ def build_recovery_graph(
             "numeric" or "python_test".
         router: a `Router`, a `Policy` or the path of one; by default the policy that was
             activated with `recov-graph policy`, else the one that ships.
-        interventions: names or objects to choose from; by default all that are registered. Those
-            the model cannot carry out are never chosen.
+        interventions: names or objects to choose from; by default those that suit what the model
+            can do, with all that users registered: see
+            `recov_graph.interventions.default_interventions`. Those the model cannot carry out
+            are never chosen.
         budget: limits for each problem; by default 12 attempts.
         store: where traces go: a `TraceStore` or a path. None stores nothing.
         samples: rollouts drawn before anything else is tried, at least 1.
@@ -90,10 +92,10 @@ def build_recovery_graph(
         raise InvalidInputError(
             f"seed is {seed!r}; it must be a whole number of at most 63 bits, or None"
         )
-    chosen = resolve(interventions)
     if router is None:
         router = PolicyShelf().active()  # None again where none was ever activated
     model, verifier, router = as_model(model), as_verifier(verifier), as_router(router)
+    chosen = resolve(interventions, model.capabilities)
     if not any(intervention.needs <= model.capabilities for intervention in chosen.values()):
         raise InvalidInputError(
             f"model {model.name!r} can carry out none of {', '.join(chosen)}; it has only "

@@ -16,11 +16,11 @@ from functools import lru_cache, partial
 from typing import Any, NamedTuple, cast
 from uuid import uuid4
 
-from recov_graph.attempts import SAMPLE, new_attempt, shares
+from recov_graph.attempts import SAMPLE, features_of_samples, new_attempt, shares
 from recov_graph.budget import Budget, MeteredModel
 from recov_graph.errors import InvalidInputError, ModelError
 from recov_graph.features import ProblemFeatures, problem_features
-from recov_graph.interventions import Failure, Intervention, resolve
+from recov_graph.interventions import Failure, Intervention, fits_all, resolve
 from recov_graph.models import Capability, Model, as_model
 from recov_graph.problem import Problem
 from recov_graph.recorder import SPENT, Recorder
@@ -88,6 +88,7 @@ class Recorded:
 
     Attributes:
         problem: what was asked.
+        black_box: whether the model cannot score, so that nothing can be measured.
         rollouts: the first samples.
         verdicts: theirs.
         sampling: what they cost.
@@ -101,6 +102,7 @@ class Recorded:
     """
 
     problem: Problem
+    black_box: bool = False
     rollouts: list[Rollout] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
     sampling: Usage = field(default_factory=Usage)
@@ -164,8 +166,8 @@ def record(
         problems: those whose first samples all fail end up on the tape.
         store: where it is written, problem by problem.
         settings: samples, attempts and decoding.
-        interventions: names or objects; by default all that are registered. Those that the model
-            cannot carry out are left out.
+        interventions: names or objects; by default as for the graph. Those that the model cannot
+            carry out are left out, as are those that can help some failures only.
         processes: how many work side by side; any number gives the same tape.
         on_result: called after each problem, in order.
 
@@ -183,14 +185,9 @@ def record(
     chosen = _possible(as_model(model), interventions)
     _check_tape(store, chosen)
     work = partial(_recorded, model, verifier, settings=settings, operators=tuple(chosen.values()))
-    writer = Recorder(
-        store,
-        kind="record",
-        model=as_model(model).name,
-        verifier=as_verifier(verifier).name,
-        router=RuleRouter(default_policy()),
-        seed=settings.seed,
-    )
+    names = {"model": as_model(model).name, "verifier": as_verifier(verifier).name}
+    router = RuleRouter(default_policy())
+    writer = Recorder(store, kind="record", **names, router=router, seed=settings.seed)
     on_tape = 0
     # Closed whatever happens, lest other processes work on for nobody.
     with closing(_mapped(work, problems, processes)) as results:
@@ -239,8 +236,8 @@ def _mapped(
 
 
 def _possible(model: Model, names: Iterable[str | Intervention] | None) -> dict[str, Intervention]:
-    chosen = resolve(names)
-    can = {name: one for name, one in chosen.items() if one.needs <= model.capabilities}
+    chosen = resolve(names, model.capabilities)
+    can = {name: one for name, one in chosen.items() if fits_all(one, model.capabilities)}
     if not can:
         raise InvalidInputError(
             f"model {model.name!r} can carry out none of {', '.join(chosen)}; add 'retry'"
@@ -259,7 +256,7 @@ def _recorded(
     """Sample a problem and, where all samples fail, measure it and try every operator."""
     model = _named_model(model) if isinstance(model, str) else as_model(model)
     judged = partial(judge, as_verifier(verifier), problem)
-    recorded = Recorded(problem)
+    recorded = Recorded(problem, black_box=Capability.SCORE not in model.capabilities)
     try:
         _sample(recorded, model, judged, settings)
         if recorded.unsolved:
@@ -293,7 +290,7 @@ def _sample(
 def _measure(recorded: Recorded, model: Model, temperature: float) -> None:
     """Traces and features of the failed samples, where the model can score."""
     failed = {str(i): recorded.rollouts[i] for i in recorded.failed if len(recorded.rollouts[i])}
-    if Capability.SCORE not in model.capabilities or not failed:
+    if recorded.black_box or not failed:
         return
     meter = MeteredModel(model, Budget(), recorded.problem.id, {})
     try:
@@ -351,6 +348,8 @@ def _write(writer: Recorder, store: TraceStore, recorded: Recorded, settings: Se
     attempts = _sample_attempts(problem_id, recorded, settings)
     writer.attempted(problem_id, attempts, {})
     writer.judged(attempts, None)
+    if recorded.black_box and recorded.unsolved:
+        writer.told(problem_id, features_of_samples(attempts))
     store.write_traces({f"{problem_id}/{i}": trace for i, trace in recorded.traces.items()})
     spent = recorded.spent.as_dict()
     # At once, so that a problem is on the tape with all its attempts or not at all.

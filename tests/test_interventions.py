@@ -1,4 +1,4 @@
-"""The five interventions on the real pair, the mixture they steer with, and the registry."""
+"""The interventions on tokens, on the real pair; the mixture they steer with; the registry."""
 
 import numpy as np
 import pytest

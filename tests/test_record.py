@@ -27,7 +27,7 @@ from recov_graph.errors import InvalidInputError, ModelError, TapeError
 from recov_graph.features import FEATURES
 from recov_graph.graph import MAX_NEW_TOKENS, SAMPLES, TEMPERATURE
 from recov_graph.importing import import_file
-from recov_graph.interventions import Attempt, Failure, registered
+from recov_graph.interventions import Attempt, Failure, default_interventions, registered
 from recov_graph.models import Capability, Generation
 from recov_graph.models.embedded import EmbeddedPair, bundled_problems
 from recov_graph.problem import Problem
@@ -107,7 +107,7 @@ def test_what_failed_is_on_the_tape_and_nothing_else(opened: TraceStore, taped: 
     tape = read_tape(taped)
     assert [problem.id for problem in tape] == failed
     for problem in tape:
-        assert list(problem.attempts) == list(registered())
+        assert list(problem.attempts) == list(default_interventions(EmbeddedPair.capabilities))
         assert {len(made.passed) for made in problem.attempts.values()} == {HOW.attempts}
         assert problem.failed_samples == HOW.samples
 
@@ -204,7 +204,7 @@ def test_measuring_is_charged_for_every_distinct_failed_sample(
         distinct = {sample["text"]: sample["tokens"] for sample in samples}
         assert tape[row["key"]].scoring_tokens == sum(length + n for n in distinct.values())
         means = sum(sample["tokens"] for sample in samples) // len(samples)
-        assert tape[row["key"]].lengths == (length, means)
+        assert tape[row["key"]].lengths[:2] == (length, means)
         measured = opened.query(
             "SELECT features.* FROM features JOIN rollouts USING (id) WHERE problem_id = ?",
             [row["id"]],
@@ -283,7 +283,7 @@ def test_samples_that_cannot_be_judged_are_not_counted(scripted: Any, store: Tra
     record(model, verdict_by_letter, [HARD], store, settings=HOW, interventions=["retry"])
     (problem,) = read_tape(store.path)
     assert problem.failed_samples == 2
-    assert problem.lengths == (len(HARD.prompt), (3 + 5) // 2)  # with the end-of-text token
+    assert problem.lengths[:2] == (len(HARD.prompt), (3 + 5) // 2)  # with the end-of-text token
     assert problem.scoring_tokens == 2 * len(HARD.prompt) + 3 + 5
 
 
@@ -297,7 +297,7 @@ def test_samples_that_cannot_be_judged_are_not_counted(scripted: Any, store: Tra
             [Capability.SAMPLE, Capability.SCORE, Capability.CONTINUE],
             ["retry", "sparse_steer", "sparse_steer_random", "local_temp"],
         ),
-        (list(Capability), list(registered())),
+        (list(Capability), list(default_interventions(list(Capability)))),
     ],
 )
 def test_only_what_the_model_can_carry_out_is_tried(

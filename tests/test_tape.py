@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from recov_graph.errors import TapeError
 from recov_graph.evaluate.bench import bench_of_tape
 from recov_graph.features import ProblemFeatures
-from recov_graph.interventions import registered
+from recov_graph.interventions import default_interventions, registered
 from recov_graph.interventions.base import Lengths
-from recov_graph.models.embedded import bundled_problems
+from recov_graph.models.embedded import EmbeddedPair, bundled_problems
 from recov_graph.regimes import regime_label
 from recov_graph.signals import FEATURE_VERSION
 from recov_graph.store import TraceStore
@@ -417,7 +417,7 @@ def test_the_shipped_tape_holds_what_policies_are_compared_on() -> None:
     assert len(tape) >= 300
     assert SHIPPED.stat().st_size < 1_000_000
     for problem in tape:
-        assert list(problem.attempts) == list(registered())
+        assert list(problem.attempts) == list(default_interventions(EmbeddedPair.capabilities))
         assert problem.model == "embedded"
         assert problem.failed_samples == 4
         assert problem.features is not None

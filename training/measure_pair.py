@@ -23,7 +23,7 @@ import numpy as np
 
 from recov_graph.features import problem_features
 from recov_graph.graph import MAX_NEW_TOKENS, SAMPLES, TEMPERATURE
-from recov_graph.interventions import Failure, registered
+from recov_graph.interventions import Failure, default_interventions
 from recov_graph.models.embedded import PAIR, EmbeddedPair
 from recov_graph.problem import Problem
 from recov_graph.regimes import regime_label
@@ -108,7 +108,7 @@ def measured(problem: Problem) -> dict[str, Any]:
     features = problem_features([trace.features for trace in traces])
     row["features"] = features._asdict()
     row["outcomes"] = {}
-    for name, intervention in registered().items():
+    for name, intervention in default_interventions(EmbeddedPair.capabilities).items():
         outcomes = []
         for i in range(ATTEMPTS):
             seed = call_seed(8, f"{problem.id}{problem.prompt}{name}", i)
@@ -166,7 +166,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def _mean_rates(rates: list[dict[str, float]]) -> dict[str, float]:
     return {
         name: round(float(np.mean([row[name] for row in rates])), 3) if rates else 0.0
-        for name in registered()
+        for name in default_interventions(EmbeddedPair.capabilities)
     }
 
 
@@ -225,7 +225,7 @@ which problems were bundled, and that choice was made so that each regime is wel
 
 def model_card(figures: dict[str, Any]) -> str:
     """The pair's README, with the measured figures of the bundled problems."""
-    operators = list(registered())
+    operators = list(default_interventions(EmbeddedPair.capabilities))
     accuracy = [
         f"| {name} | {row['problems']} | {row['ancestor']:.2f} | {row['specialist']:.2f} "
         f"| {row['failed']} |"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -28,6 +28,20 @@ class Lengths(NamedTuple):
     completion: int
     truncated: int = 0
     stride: int = 0
+
+
+def checked_number(name: str, value: Any, *, above: float, most: float) -> float:
+    """A setting as a float.
+
+    Raises:
+        InvalidInputError: no number, or one out of range.
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (number and above < value <= most):
+        raise InvalidInputError(
+            f"{name} is {value!r}; it must be a number above {above:g} and at most {most:g}"
+        )
+    return float(value)
 
 
 def steered_cost(lengths: Lengths) -> int:
@@ -86,6 +100,9 @@ class Attempt:
 class Intervention(Protocol):
     """One bounded way to make another attempt at a failed problem.
 
+    One that can help some failures only has a method ``possible(lengths) -> bool`` as well; where
+    it answers False, the intervention is not offered. Without the method it always is.
+
     Attributes:
         name: how policies, stores and people call it.
         needs: what the model must be able to do; `Capability.SCORE` also promises measured traces.
@@ -101,3 +118,23 @@ class Intervention(Protocol):
     def apply(self, failure: Failure, model: Model) -> Attempt:
         """Make one attempt. The model given is metered: every call is charged to the budget."""
         ...
+
+
+@runtime_checkable
+class Metered(Protocol):
+    """A model whose calls are charged to a budget, and that can have others' charged as well."""
+
+    def beside(self, model: Model, purpose: str = ...) -> Model:
+        """Another model on the same budget; `purpose` is what the ledger calls its calls."""
+        ...
+
+
+def applies(intervention: Intervention, lengths: Lengths) -> bool:
+    """Whether an intervention can help such a failure; see `Intervention`."""
+    possible = getattr(intervention, "possible", None)
+    return possible is None or bool(possible(lengths))
+
+
+def fits_all(intervention: Intervention, capabilities: Collection[Capability]) -> bool:
+    """Whether a model can carry out an intervention on every failure, whatever it is like."""
+    return intervention.needs <= frozenset(capabilities) and not hasattr(intervention, "possible")

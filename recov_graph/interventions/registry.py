@@ -1,17 +1,24 @@
-"""Interventions by name: the five that ship, and those that users register."""
+"""Interventions by name: those that ship, and those that users register."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from recov_graph.errors import InvalidInputError
 from recov_graph.interventions.base import Intervention
 from recov_graph.interventions.dense_steer import DenseSteer
+from recov_graph.interventions.escalate import Escalate
+from recov_graph.interventions.extend import Extend
 from recov_graph.interventions.local_temp import LocalTemp
+from recov_graph.interventions.replan import Replan
 from recov_graph.interventions.retry import Retry
 from recov_graph.interventions.sparse_steer import SparseSteer
 from recov_graph.interventions.sparse_steer_random import SparseSteerRandom
+from recov_graph.interventions.temp_lift import TempLift
+from recov_graph.models.base import Capability
 
+_TOKEN_LEVEL = (SparseSteer(), SparseSteerRandom(), LocalTemp(), DenseSteer())
+_PROMPT_LEVEL = (TempLift(), Replan(), Extend())
 _REGISTERED: dict[str, Intervention] = {}
 
 
@@ -54,14 +61,35 @@ def registered() -> dict[str, Intervention]:
     return dict(_REGISTERED)
 
 
-def resolve(chosen: Iterable[str | Intervention] | None) -> dict[str, Intervention]:
-    """The chosen interventions by name, given as names or objects; None means all known.
+def default_interventions(model_capabilities: Collection[Capability]) -> dict[str, Intervention]:
+    """What a model's failures are given where nothing was chosen, by name.
+
+    Always retry and what users registered; with `Capability.SCORE` the interventions on tokens,
+    without it those on the prompt and on how it is sampled.
+    """
+    scores = Capability.SCORE in model_capabilities
+    left_out: tuple[Intervention, ...] = _PROMPT_LEVEL if scores else _TOKEN_LEVEL
+    return {
+        name: one
+        for name, one in _REGISTERED.items()
+        # By identity: what a user put in place of one that ships is the user's.
+        if all(one is not other for other in left_out)
+    }
+
+
+def resolve(
+    chosen: Iterable[str | Intervention] | None,
+    capabilities: Collection[Capability] = frozenset(Capability),
+) -> dict[str, Intervention]:
+    """The chosen interventions by name, given as names or objects.
+
+    None means the default for a model of these capabilities; see `default_interventions`.
 
     Raises:
         InvalidInputError: a name that nobody registered, or nothing chosen.
     """
     if chosen is None:
-        return registered()
+        return default_interventions(capabilities)
     found: dict[str, Intervention] = {}
     for item in chosen:
         if isinstance(item, str):
@@ -80,10 +108,11 @@ def resolve(chosen: Iterable[str | Intervention] | None) -> dict[str, Interventi
 
 
 def _unknown(name: str) -> InvalidInputError:
+    hint = "; give Escalate(model), which says whom to ask" if name == Escalate.name else ""
     return InvalidInputError(
-        f"no intervention is named {name!r}; known are {', '.join(_REGISTERED)}"
+        f"no intervention is named {name!r}; known are {', '.join(_REGISTERED)}{hint}"
     )
 
 
-for _intervention in (Retry(), SparseSteer(), SparseSteerRandom(), LocalTemp(), DenseSteer()):
+for _intervention in (Retry(), *_TOKEN_LEVEL, *_PROMPT_LEVEL):
     register(_intervention)
