@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from recov_graph.attempts import failed_samples
 from recov_graph.budget import BudgetExhausted, MeteredModel
+from recov_graph.errors import NotScorableError
 from recov_graph.features import ProblemFeatures, problem_features
 from recov_graph.models.base import Capability, Model
 from recov_graph.recorder import Recorder
@@ -34,10 +35,16 @@ class Measuring:
     def traces(self, state: RecoveryState) -> Sequence[Trace]:
         """The measured samples, from memory or, in another process, from the store."""
         arrays = self.workspace.of(state["recovery_id"])
-        if not arrays.traces and state["features"] is not None:
+        # Those of a model that cannot score came without traces.
+        measured = state["features"] is not None and Capability.SCORE in self.model.capabilities
+        if measured and not arrays.traces:
             stored = {a["id"]: self.recorder.trace(a["id"]) for a in failed_samples(state)}
             arrays.traces = {name: trace for name, trace in stored.items() if trace is not None}
         return list(arrays.traces.values())
+
+    def why_not(self, state: RecoveryState) -> str | None:
+        """Why the samples cannot be scored, where that has turned out."""
+        return self.workspace.of(state["recovery_id"]).unscorable
 
     def expected_cost(self, state: RecoveryState) -> int | None:
         """Tokens that measuring is expected to cost; None where nothing can be measured."""
@@ -64,6 +71,9 @@ class Measuring:
                 scored = scored_rollouts(meter, state["current"]["prompt"], self._unmeasured(state))
             except BudgetExhausted:
                 return None  # too dear: the router goes without features
+            except NotScorableError as error:
+                arrays.unscorable = str(error)  # and nothing is spent on it again
+                return None
             arrays.traces = {name: measure(one, temperature) for name, one in scored.items()}
             arrays.calls = dict(meter.calls)
             self.recorder.measured(state["recovery_id"], arrays.traces, arrays.calls)
@@ -71,9 +81,11 @@ class Measuring:
 
     def _unmeasured(self, state: RecoveryState) -> dict[str, Rollout]:
         arrays = self.workspace.of(state["recovery_id"])
+        if arrays.unscorable:
+            return {}
         return {
             attempt["id"]: arrays.rollouts[attempt["id"]]
             for attempt in failed_samples(state)
             # Rollouts are gone where another process took the problem over, or where empty.
-            if attempt["id"] in arrays.rollouts and len(arrays.rollouts[attempt["id"]])
+            if attempt["id"] in arrays.rollouts and len(arrays.rollouts[attempt["id"]].token_ids)
         }

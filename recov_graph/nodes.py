@@ -17,14 +17,15 @@ from recov_graph.attempts import (
     answer_of,
     attempt_event,
     best_attempt,
+    features_of_samples,
     new_attempt,
     shares,
     value_of,
 )
 from recov_graph.budget import Budget, BudgetExhausted, MeteredModel
 from recov_graph.errors import InvalidInputError, ModelError
-from recov_graph.evidence import evidence_of
-from recov_graph.interventions.base import Failure, Intervention
+from recov_graph.evidence import evidence_of, lengths_of
+from recov_graph.interventions.base import Failure, Intervention, applies
 from recov_graph.measuring import Measuring
 from recov_graph.models.base import Capability, Model
 from recov_graph.problem import Problem
@@ -162,7 +163,12 @@ class Nodes:
         return changes
 
     def featurize(self, state: State, runtime: Runtime[RecoveryContext]) -> Changes:
-        """Measure the failed samples where the router goes by features, once a problem."""
+        """Measure the failed samples where the router goes by features, once a problem.
+
+        Of a black-box model, whose samples cannot be measured, what they tell by themselves.
+        """
+        if Capability.SCORE not in self.model.capabilities:
+            return {"features": state["features"] or self._told(state, runtime)}
         context = self._context(runtime)
         meter = self._meter(state, context)
         attempts_left = meter.budget.max_attempts - len(state["attempts"])
@@ -257,6 +263,14 @@ class Nodes:
             "calls": {**state["calls"], **meter.calls},
         }
 
+    def _told(self, state: State, runtime: Runtime[RecoveryContext]) -> dict[str, float]:
+        """What the first samples tell without a model, stored and announced."""
+        told = features_of_samples(state["attempts"])
+        self.recorder.told(state["recovery_id"], told)
+        features = told._asdict()
+        runtime.stream_writer({"type": "features", "features": features})
+        return features
+
     def _measured(
         self,
         state: State,
@@ -269,7 +283,10 @@ class Nodes:
             return {"features": state["features"]}
         measured = self._measuring.measure(state, meter, self._temperature(context))
         features = None if measured is None else measured._asdict()
-        runtime.stream_writer({"type": "features", "features": features})
+        event = {"type": "features", "features": features}
+        if features is None and (why := self._measuring.why_not(state)):
+            event["why"] = why
+        runtime.stream_writer(event)
         return {"features": features}
 
     def _repairs(self, operator: str | None) -> bool:
@@ -278,12 +295,13 @@ class Nodes:
 
     def _possible(self, state: State, failure: Failure) -> str:
         """The operator decided on, or the next that needs no traces where there are none."""
-        decision = state["route"][-1]
+        decision, lengths = state["route"][-1], lengths_of(state, self.model)
         ranked = (decision["operator"], *(c["operator"] for c in decision["candidates"]))
         for operator in ranked:
             if operator is not None:
-                needs = self.interventions[operator].needs
-                if failure.traces or Capability.SCORE not in needs:
+                one = self.interventions[operator]
+                measured = failure.traces or Capability.SCORE not in one.needs
+                if measured and applies(one, lengths):
                     return str(operator)
         if self._measuring.expected_cost(state) is not None:
             raise BudgetExhausted("the tokens left do not cover measuring what is to be repaired")

@@ -15,11 +15,15 @@ KEPT_PROBLEMS = 256
 
 @dataclass(slots=True)
 class Arrays:
-    """First rollouts, measured traces and the calls that measured them, of one problem by id."""
+    """First rollouts, measured traces and the calls that measured them, of one problem by id.
+
+    `unscorable` says why its rollouts cannot be scored, once that has turned out.
+    """
 
     rollouts: dict[str, Rollout] = field(default_factory=dict)
     traces: dict[str, Trace] = field(default_factory=dict)
     calls: dict[str, dict[str, Any]] = field(default_factory=dict)
+    unscorable: str | None = None
 
 
 class Workspace:

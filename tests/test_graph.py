@@ -138,18 +138,18 @@ def test_a_model_that_only_samples_is_only_retried(scripted):
     model = scripted([*SAMPLES, "45", "42"], capabilities=[Capability.SAMPLE])
     result = outcome(model, router=RuleRouter())
     assert result["solved"]
-    assert result["features"] is None
+    assert result["features"]["agreement"] == 0.25
     assert {decision["operator"] for decision in result["route"]} == {"retry"}
-    assert "no features were measured" in result["route"][0]["reason"]
+    assert "no feature stands out" in result["route"][0]["reason"]
 
 
 def test_a_model_that_only_samples_is_only_retried_by_the_shipped_policy(scripted):
     model = scripted([*SAMPLES, "45", "42"], capabilities=[Capability.SAMPLE])
     result = outcome(model)
     assert result["solved"]
-    assert result["features"] is None
+    assert result["features"]["agreement"] == 0.25
     assert [decision["operator"] for decision in result["route"]] == ["retry", "retry"]
-    assert [decision["measured"] for decision in result["route"]] == [False, False]
+    assert [decision["measured"] for decision in result["route"]] == [True, True]
     assert "stored failures of other cells, retry has the best" in result["route"][0]["reason"]
 
 

@@ -24,6 +24,7 @@ LAYERS = (
     "rollout",
     "signals",
     "features",
+    "rollout_features",
     "trace",
     "models",
     "verifiers",
@@ -32,6 +33,7 @@ LAYERS = (
     "budget",
     "regimes",
     "store",
+    "doctor",
     "policies",
     "profiles",
     "offpolicy",
@@ -60,7 +62,7 @@ LAYERS = (
     "cli",
 )
 HEAVY = ("numpy", "pydantic", "langgraph", "langchain_core", "sklearn", "rich", "safetensors")
-HEAVY += ("sqlite_utils", "jsonschema", "regex", "torch")
+HEAVY += ("sqlite_utils", "jsonschema", "regex", "torch", "openai", "langchain_openai")
 
 MODULES = {
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path

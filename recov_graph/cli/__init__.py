@@ -8,6 +8,7 @@ import sys
 import click
 
 from recov_graph.cli.bring import import_
+from recov_graph.cli.doctoring import doctor
 from recov_graph.cli.learn import evaluate
 from recov_graph.cli.policy import policy
 from recov_graph.cli.recording import record
@@ -24,7 +25,7 @@ def cli() -> None:
     """Route failed LLM attempts to the intervention that can rescue them, or stop."""
 
 
-for _command in (demo, run, show, features, record, evaluate, refit, policy, import_):
+for _command in (demo, run, doctor, show, features, record, evaluate, refit, policy, import_):
     cli.add_command(_command)
 
 

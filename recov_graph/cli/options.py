@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from recov_graph.models import Model
 
 DB_HELP = "Trace store; default: $RECOV_GRAPH_DB, storage/traces.db in a checkout, else user data."
 
@@ -36,9 +40,42 @@ verifier_option = click.option(
     help="exact, numeric[:TOLERANCE], regex, json_schema[:FILE], python_test[:SECONDS] "
     "or python:MODULE:FUNCTION.",
 )
-model_option = click.option(
-    "--model", default="embedded", show_default=True, help="The model to run."
-)
+
+
+def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that name a model and its ancestor; `chosen_model` takes them."""
+    options = (
+        click.option(
+            "--model",
+            default="embedded",
+            show_default=True,
+            help="The model: 'embedded', or 'openai:NAME' behind an OpenAI-compatible server.",
+        ),
+        click.option("--base-url", help="Where 'openai:NAME' is; default: $OPENAI_BASE_URL."),
+        click.option("--ancestor", help="The base model it was trained from, as 'openai:NAME'."),
+        click.option("--ancestor-base-url", help="Where the ancestor is; default: --base-url."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def chosen_model(
+    model: str,
+    base_url: str | None,
+    ancestor: str | None,
+    ancestor_base_url: str | None,
+    **options: Any,
+) -> Model:
+    """The model that the options name; `options` are only for one behind a server."""
+    from recov_graph.models import as_model
+
+    servers = {
+        "base_url": base_url,
+        "ancestor": ancestor,
+        "ancestor_base_url": ancestor_base_url,
+    }
+    return as_model(model, **servers, **(options if model.startswith("openai:") else {}))
 
 
 def check_writable(path: Path, option: str = "--json", *inputs: Path | None) -> None:
@@ -70,3 +107,50 @@ class _Number(click.FloatRange):
         if math.isnan(converted):
             self.fail(f"{value!r} is not a number.", param, ctx)
         return converted
+
+
+interventions_option = click.option(
+    "--interventions",
+    metavar="NAME,NAME",
+    help="What to try; default: what suits what the model can do (see `recov-graph doctor`).",
+)
+
+
+def decoding_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """How rollouts are drawn."""
+    options = (
+        click.option("--samples", type=int, default=4, show_default=True, help="First samples."),
+        click.option("--temperature", type=number(0.001, 1e6), default=0.6, show_default=True),
+        click.option(
+            "--max-new-tokens",
+            type=int,
+            default=160,
+            show_default=True,
+            help="Longest completion; a model that reasons needs thousands.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def chosen_interventions(
+    names: str | None,
+    model: Model,
+    escalate: str | None = None,
+    escalate_base_url: str | None = None,
+    escalate_price: float = 1.0,
+) -> list[Any] | None:
+    """What to choose from, by name, and a stronger model where one is named; None: the default."""
+    chosen: list[Any] | None = None
+    if names is not None:
+        chosen = [name.strip() for name in names.split(",")]
+    if escalate is None:
+        if escalate_base_url is not None:
+            raise click.BadParameter("needs --escalate", param_hint="--escalate-base-url")
+        return chosen
+    from recov_graph.interventions import Escalate, resolve
+
+    stronger = chosen_model(escalate, escalate_base_url, None, None)
+    others = resolve(chosen, model.capabilities).values()
+    return [*others, Escalate(stronger, price=escalate_price)]

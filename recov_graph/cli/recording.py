@@ -14,8 +14,12 @@ import click
 
 from recov_graph.cli.options import (
     check_writable,
+    chosen_interventions,
+    chosen_model,
     db_option,
-    model_option,
+    decoding_options,
+    interventions_option,
+    model_options,
     problems_argument,
     seed_option,
     store_text_option,
@@ -29,7 +33,7 @@ if TYPE_CHECKING:
 @click.command()
 @problems_argument
 @verifier_option
-@model_option
+@model_options
 @click.option(
     "--attempts",
     type=int,
@@ -37,15 +41,9 @@ if TYPE_CHECKING:
     show_default=True,
     help="Of each intervention on each failed problem.",
 )
-@click.option(
-    "--samples", type=int, default=4, show_default=True, help="First samples of each problem."
-)
+@decoding_options
 @click.option("--processes", type=int, default=1, show_default=True, help="Working side by side.")
-@click.option(
-    "--interventions",
-    metavar="NAME,NAME",
-    help="What to try; default: all that the model can carry out.",
-)
+@interventions_option
 @click.option("--out", type=click.Path(path_type=Path), help="Also write the store's tape as text.")
 @seed_option
 @db_option
@@ -54,21 +52,22 @@ def record(
     problems: Path,
     verifier: str,
     model: str,
+    base_url: str | None,
+    ancestor: str | None,
+    ancestor_base_url: str | None,
     interventions: str | None,
     processes: int,
     out: Path | None,
     db: Path | None,
     store_text: Any,
-    **settings: int,
+    **settings: Any,
 ) -> None:
     """Try every intervention many times on each problem of a file whose first samples fail.
 
     Policies can be compared on such a tape, and learned from it, without calling a model again. A
     failed problem costs as much as dozens of others: record some hundred, not all.
     """
-    from recov_graph.graph import MAX_NEW_TOKENS, TEMPERATURE
     from recov_graph.interventions import resolve
-    from recov_graph.models import as_model
     from recov_graph.problem import read_problems
     from recov_graph.record import Settings
     from recov_graph.record import record as record_tape
@@ -77,10 +76,11 @@ def record(
 
     sys.path.insert(0, str(Path.cwd()))  # where --verifier python:MODULE:FUNCTION is looked for
     asked = read_problems(problems)
-    how = Settings(temperature=TEMPERATURE, max_new_tokens=MAX_NEW_TOKENS, **settings)
-    names = None if interventions is None else [name.strip() for name in interventions.split(",")]
-    for check, given in ((as_verifier, verifier), (as_model, model), (resolve, names)):
-        check(given)  # before a store is made
+    how = Settings(**settings)
+    as_verifier(verifier)  # before a store is made, like all that follows
+    chosen = chosen_model(model, base_url, ancestor, ancestor_base_url)
+    names = chosen_interventions(interventions, chosen)
+    resolve(names, chosen.capabilities)
     path = db or default_path()
     if out is not None:
         check_writable(out, "--out", problems, path)
@@ -88,7 +88,7 @@ def record(
     with TraceStore(path, store_text=store_text) as store, _progress(tally) as on_result:
         try:
             record_tape(
-                model,
+                model if model == "embedded" else chosen,
                 verifier,
                 asked,
                 store,

@@ -11,9 +11,14 @@ import click
 
 from recov_graph.cli.options import (
     check_writable,
+    chosen_interventions,
+    chosen_model,
     db_option,
+    decoding_options,
+    interventions_option,
     json_option,
-    model_option,
+    model_options,
+    number,
     problems_argument,
     seed_option,
     store_text_option,
@@ -21,6 +26,7 @@ from recov_graph.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from recov_graph.models import Model
     from recov_graph.problem import Problem
     from recov_graph.scheduler import Pool
 
@@ -62,7 +68,7 @@ def demo(problems: int, seed: int, db: Path | None, store_text: str, json_out: s
 @click.command()
 @problems_argument
 @verifier_option
-@model_option
+@model_options
 @click.option(
     "--policy", type=click.Path(path_type=Path), help="Policy file; default: the active one."
 )
@@ -80,10 +86,21 @@ def demo(problems: int, seed: int, db: Path | None, store_text: str, json_out: s
 )
 @click.option(
     "--baseline/--no-baseline",
-    default=True,
-    show_default=True,
-    help="Measure what retry alone does with the same tokens.",
+    default=None,
+    help="Measure what retry alone does with the same tokens; default: for 'embedded' only, since "
+    "it costs as much again.",
 )
+@interventions_option
+@click.option("--escalate", help="Also offer a stronger model, as 'openai:NAME'.")
+@click.option("--escalate-base-url", help="Where the stronger model is.")
+@click.option(
+    "--escalate-price",
+    type=number(0, 1e6, strict=True),
+    default=1.0,
+    show_default=True,
+    help="Tokens of the model that one of the stronger is worth.",
+)
+@decoding_options
 @seed_option
 @db_option
 @store_text_option
@@ -92,6 +109,16 @@ def run(
     problems: Path,
     verifier: str,
     model: str,
+    base_url: str | None,
+    ancestor: str | None,
+    ancestor_base_url: str | None,
+    interventions: str | None,
+    escalate: str | None,
+    escalate_base_url: str | None,
+    escalate_price: float,
+    samples: int,
+    temperature: float,
+    max_new_tokens: int,
     policy: Path | None,
     max_attempts: int,
     max_tokens: int | None,
@@ -99,7 +126,7 @@ def run(
     total_tokens: int | None,
     total_attempts: int | None,
     least_worth: float,
-    baseline: bool,
+    baseline: bool | None,
     seed: int,
     db: Path | None,
     store_text: str,
@@ -115,11 +142,18 @@ def run(
             "only counts with --total-tokens or --total-attempts", param_hint="--least-worth"
         )
     sys.path.insert(0, str(Path.cwd()))  # where --verifier python:MODULE:FUNCTION is looked for
+    asked = read_problems(problems)
+    chosen = chosen_model(model, base_url, ancestor, ancestor_base_url)
     _run_batch(
-        read_problems(problems),
+        asked,
         kind="run",
         verifier=verifier,
-        model=model,
+        model=chosen,
+        interventions=chosen_interventions(
+            interventions, chosen, escalate, escalate_base_url, escalate_price
+        ),
+        samples=samples,
+        decoding={"temperature": temperature, "max_new_tokens": max_new_tokens},
         policy=policy,
         seed=seed,
         db=db,
@@ -130,7 +164,7 @@ def run(
             "max_tokens": max_tokens,
             "max_seconds": max_seconds,
         },
-        baseline=baseline,
+        baseline=model == "embedded" if baseline is None else baseline,
         pool=Pool(total_tokens, total_attempts, least_worth) if pooled else None,
         source=problems,
     )
@@ -147,7 +181,10 @@ def _run_batch(
     json_out: str | None,
     limits: dict[str, Any],
     baseline: bool,
-    model: str = "embedded",
+    model: Model | str = "embedded",
+    interventions: list[Any] | None = None,
+    samples: int | None = None,
+    decoding: dict[str, Any] | None = None,
     policy: Path | None = None,
     pool: Pool | None = None,
     source: Path | None = None,
@@ -165,8 +202,10 @@ def _run_batch(
     settings: dict[str, Any] = {
         "temperature": TEMPERATURE,
         "max_new_tokens": MAX_NEW_TOKENS,
+        **(decoding or {}),
         "seed": seed,
     }
+    samples = SAMPLES if samples is None else samples
     judge, pair = as_verifier(verifier), as_model(model)
     if json_out not in (None, "-"):
         check_writable(Path(str(json_out)), "--json", db, source)
@@ -175,6 +214,8 @@ def _run_batch(
             pair,
             judge,
             router=policy,
+            interventions=interventions,
+            samples=samples,
             budget=Budget(**limits),
             store=store,
             kind=kind,
@@ -185,8 +226,8 @@ def _run_batch(
             if pool is None:
                 batch = run_batch(graph.compile(), problems, advance)
             else:
-                samples, each = min(SAMPLES, limits["max_attempts"]), limits["max_tokens"]
-                batch = run_pooled(graph, problems, samples, pool, advance, max_tokens=each)
+                first, each = min(samples, limits["max_attempts"]), limits["max_tokens"]
+                batch = run_pooled(graph, problems, first, pool, advance, max_tokens=each)
         if baseline:
             compare_with_retry(batch, pair, judge, draw=8, **settings)
         figures = {**summary(batch), "db": store.path}

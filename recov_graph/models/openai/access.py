@@ -134,7 +134,16 @@ def _by_completions(calls: _Calls) -> Work[Access | None]:
         except ModelAccessError:
             return None
     listed = _echoed(reply)
-    return Access(way="text", chat=False, logprobs=listed, scored=listed) if listed else None
+    if not listed:
+        return None
+    again = endpoint.request("/completions", prompt=ASKED, max_tokens=8, temperature=2.0, seed=1)
+    seeds = None
+    try:
+        first = choices((yield calls(again)))[0].get("text")
+        seeds = first == choices((yield calls(again)))[0].get("text")
+    except ModelAccessError:
+        pass  # it may not know seeds
+    return Access(way="text", chat=False, seeds=seeds, logprobs=listed, scored=listed)
 
 
 def _by_tokens(calls: _Calls, most: int) -> Work[Access | None]:
@@ -258,6 +267,8 @@ def _without(wanted: Mapping[str, Any], message: str, *, last: bool) -> dict[str
         for name, words in _WORDS.items()
         if name in wanted and any(word in message.lower() for word in words)
     ]
+    if "extra_body" in named and not last:
+        named = ["extra_body"]  # its parameters have names much like those of others
     if last or not named:
         # Which parameter it was is not said: the rarest goes first.
         named = list(wanted) if last else [next(iter(wanted))]
@@ -305,13 +316,14 @@ def _whole(reply: Any, name: str) -> int | None:
     return value if isinstance(value, int) and value > 0 else None
 
 
-def found_out(endpoint: Endpoint, cache: AccessCache) -> Work[Access]:
-    """What a server offers, as it was found out before or is now."""
+def found_out(endpoint: Endpoint, cache: AccessCache) -> Work[tuple[Access, int]]:
+    """What a server offers, as it was found out before or is now; and the calls that cost."""
     known = cache.get(endpoint)
-    if known is None:
-        known, _ = yield from probe(endpoint)
-        cache.put(endpoint, known)
-    return known
+    if known is not None:
+        return known, 0
+    access, calls = yield from probe(endpoint)
+    cache.put(endpoint, access)
+    return access, calls
 
 
 class AccessCache:

@@ -91,6 +91,7 @@ class OpenAIModel:
             )
         self.name = name or self.specialist.model
         self.top_k, self.block = top_k, block
+        self.calls = 0  # made to find out what the servers offer
         self._access, self._ancestor_access = access, ancestor_access
         self._cache = cache or AccessCache()
         self._wire: Wire | None = None
@@ -108,7 +109,7 @@ class OpenAIModel:
             ModelError: it was asked, and the model cannot be had.
         """
         if self._access is None:
-            self._access = run(found_out(self.specialist, self._cache))
+            self._access = self._noted(run(found_out(self.specialist, self._cache)))
         return self._access
 
     @property
@@ -117,7 +118,7 @@ class OpenAIModel:
         if self.ancestor is None:
             return None
         if self._ancestor_access is None:
-            self._ancestor_access = run(found_out(self.ancestor, self._cache))
+            self._ancestor_access = self._noted(run(found_out(self.ancestor, self._cache)))
         return self._ancestor_access
 
     @property
@@ -284,9 +285,14 @@ class OpenAIModel:
     async def _areach(self) -> None:
         """Find out what the servers offer without blocking the event loop."""
         if self._access is None:
-            self._access = await arun(found_out(self.specialist, self._cache))
+            self._access = self._noted(await arun(found_out(self.specialist, self._cache)))
         if self.ancestor is not None and self._ancestor_access is None:
-            self._ancestor_access = await arun(found_out(self.ancestor, self._cache))
+            self._ancestor_access = self._noted(await arun(found_out(self.ancestor, self._cache)))
+
+    def _noted(self, found: tuple[Access, int]) -> Access:
+        access, calls = found
+        self.calls += calls
+        return access
 
 
 def _endpoint(role: str, given: Chat, base_url: str | None, max_concurrency: int) -> Endpoint:
