@@ -8,9 +8,16 @@ import sys
 # One core, and set before numpy is imported: figures are per core.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from benchmarks import graph, refit, rescue, signals, startup
+from benchmarks import graph, http, refit, rescue, signals, startup
 
-ALL = {"startup": startup, "signals": signals, "graph": graph, "refit": refit, "rescue": rescue}
+ALL = {
+    "startup": startup,
+    "signals": signals,
+    "graph": graph,
+    "http": http,
+    "refit": refit,
+    "rescue": rescue,
+}
 
 
 def main() -> None:

@@ -14,21 +14,36 @@ from recov_graph.cli import cli
 from recov_graph.interventions import registered, unregister
 from recov_graph.models.embedded import PAIR
 from recov_graph.version import __version__
+from tests.openai_server import OpenAIServer
 from training.measure_pair import model_card
 
 ROOT = Path(__file__).parent.parent
+ADDRESSES = "http://localhost:8000/v1", "http://localhost:8001/v1"
 README = (ROOT / "README.md").read_text("utf-8")
 
 
-def test_readme_code_runs_and_prints_what_it_says(tmp_path, monkeypatch):
+@pytest.fixture
+def servers():
+    """The two servers of the README, under whatever addresses they have here."""
+    with (
+        OpenAIServer(role="specialist", model="my-model") as specialist,
+        OpenAIServer(role="ancestor", model="my-base-model") as ancestor,
+    ):
+        yield specialist.base_url, ancestor.base_url
+
+
+def test_readme_code_runs_and_prints_what_it_says(tmp_path, monkeypatch, servers):
     monkeypatch.chdir(tmp_path)
     names = {}
+    monkeypatch.setenv("RECOV_GRAPH_CACHE", str(tmp_path))
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     before = set(registered())
     try:
         for block in blocks:
             expected = re.findall(r"^# -> (.*)$", block, re.MULTILINE)
+            for address, served in zip(ADDRESSES, servers, strict=True):
+                block = block.replace(address, served)
             printed = io.StringIO()
             with contextlib.redirect_stdout(printed):
                 exec(compile(block, "README.md", "exec"), names)

@@ -5,8 +5,9 @@ Run after `training.record_tape`::
     python -m training.fit_policy
 
 Writes ``recov_graph/routing/default_policy.json``: the cold-start rule's population and rates, a
-posterior for the embedded pair, and what the rollout features of its failures are like. These are
-for models whose samples cannot be measured; the tape has no samples, so the same are drawn again.
+posterior for the embedded pair, and, for models whose samples cannot be measured, what the rollout
+features of its failures are like and how often `temp_lift` and `extend` rescue them. The tape has
+neither: the same samples are drawn again, and these attempts anew.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ import numpy as np
 
 from recov_graph.evaluate.bench import bench_of_tape
 from recov_graph.graph import MAX_NEW_TOKENS, SAMPLES, TEMPERATURE
+from recov_graph.interventions import Extend, TempLift
 from recov_graph.models.embedded import EmbeddedPair, bundled_problems
 from recov_graph.problem import Problem
+from recov_graph.rollout import SAMPLE, Rollout
 from recov_graph.rollout_features import (
     ROLLOUT_FEATURES,
     FailedSample,
@@ -40,6 +43,8 @@ from training.record_tape import TIMES
 
 # As in `training.record_tape`; what is drawn again is checked against the tape.
 PROBLEMS_SEED, TAPE_SEED = 300, 9
+CUT = 40  # tokens after which completions are cut, to see what `extend` is good for
+TRIES = 16  # of `temp_lift` and `extend` at each problem
 STOP_BELOW = 0.05
 EXPLORE = 0.05
 
@@ -72,16 +77,77 @@ def shipped_policy() -> Policy:
         ),
     )
     posterior = fit_posterior(outcomes, cold, explore=EXPLORE)
-    rollout = rollout_part(tape, outcomes)
-    return cold.model_copy(update={"posterior": posterior, "rollout": rollout})
+    drawn = problems_drawn()
+    update = {
+        "posterior": posterior,
+        "rollout": rollout_part([drawn[one.id] for one in tape], tape, outcomes),
+        "rescue": {
+            **betas,
+            "temp_lift": lifted([drawn[one.id] for one in tape]),
+            "extend": extended(list(drawn.values())),
+        },
+    }
+    return cold.model_copy(update=update)
 
 
-def rollout_part(tape: Sequence[TapeProblem], outcomes: Outcomes) -> RolloutPart:
-    """Population and cells of the rollout features of the tape's problems, in its order."""
+def problems_drawn() -> dict[str, Problem]:
+    """The problems that the tape's failures were found among, by id."""
     exclude = frozenset(problem.prompt for problem in bundled_problems())
     levels = {kind: tuple(TIMES * n for n in counts) for kind, counts in BUNDLED.items()}
-    drawn = {p.id: p for p in problems(random.Random(PROBLEMS_SEED), exclude, levels)}
-    told = np.array([sampled_again(drawn[one.id], one) for one in tape])
+    return {p.id: p for p in problems(random.Random(PROBLEMS_SEED), exclude, levels)}
+
+
+def lifted(failed: Sequence[Problem]) -> Rescue:
+    """How often a higher temperature rescues the failures of the tape."""
+    operator = TempLift()
+    rates = [
+        passes(problem, operator.name, TRIES, operator.temperature, MAX_NEW_TOKENS).mean()
+        for problem in failed
+    ]
+    return beta_of(np.array(rates), TRIES)
+
+
+def extended(drawn: Sequence[Problem]) -> Rescue:
+    """How often twice the tokens rescue a problem whose samples failed and one of which was cut."""
+    operator = Extend()
+    rates = []
+    for problem in drawn:
+        first = sampled(problem, SAMPLE, SAMPLES, TEMPERATURE, CUT)
+        texts = [rollout.text for rollout in first]
+        cut = any(rollout.finish_reason == "length" for rollout in first)
+        if cut and not passed(problem, texts).any():
+            longest = int(operator.factor * CUT)
+            rates.append(passes(problem, operator.name, TRIES, TEMPERATURE, longest).mean())
+    return beta_of(np.array(rates), TRIES)
+
+
+def passes(problem: Problem, name: str, n: int, temperature: float, longest: int) -> Floats:
+    """Float [n], 1 for each of so many samples that passes."""
+    rollouts = sampled(problem, name, n, temperature, longest)
+    return passed(problem, [rollout.text for rollout in rollouts])
+
+
+def sampled(problem: Problem, name: str, n: int, temperature: float, longest: int) -> list[Rollout]:
+    """Samples of the embedded pair, with a seed of their own for each name."""
+    seed = call_seed(TAPE_SEED, f"{problem.id}/{name}", 0)
+    return (
+        EmbeddedPair()
+        .sample(problem.prompt, n=n, temperature=temperature, max_tokens=longest, seed=seed)
+        .rollouts
+    )
+
+
+def passed(problem: Problem, texts: Sequence[str]) -> Floats:
+    """Float [n], 1 for each text that is right."""
+    verdicts = [judge(as_verifier("numeric"), problem, text) for text in texts]
+    return np.array([float(verdict.passed) for verdict in verdicts])
+
+
+def rollout_part(
+    asked: Sequence[Problem], tape: Sequence[TapeProblem], outcomes: Outcomes
+) -> RolloutPart:
+    """Population and cells of the rollout features of the tape's problems, in its order."""
+    told = np.array([sampled_again(p, one) for p, one in zip(asked, tape, strict=True)])
     nothing = np.full_like(outcomes.features, np.nan)  # of the other set
     population, cells = cell_moments(
         replace(outcomes, features=nothing, rollout=told), ROLLOUT_FEATURES

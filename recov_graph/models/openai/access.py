@@ -58,6 +58,10 @@ class Access:
             raise InvalidInputError(
                 f"way is {self.way!r}; it must be one of {', '.join(get_args(Way))}"
             )
+        for name in ("logprobs", "scored"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise InvalidInputError(f"{name} is {value!r}; it must be a whole number from 0")
 
     def as_data(self) -> dict[str, Any]:
         """As JSON."""
@@ -308,7 +312,8 @@ def _chat_listed(choice: Mapping[str, Any]) -> int:
 
 
 def _content(choice: Mapping[str, Any]) -> Any:
-    return choice.get("text") or (choice.get("message") or {}).get("content")
+    message = choice.get("message")
+    return choice.get("text") or (message.get("content") if isinstance(message, Mapping) else None)
 
 
 def _whole(reply: Any, name: str) -> int | None:
@@ -348,7 +353,7 @@ class AccessCache:
         try:
             data = json.loads(path.read_text("utf-8"))
             known = [data["base_url"], data["model"], data["bound"]]
-            if known == self._key(endpoint) and time.time() - data["time"] < self.seconds:
+            if known == self._key(endpoint) and 0 <= time.time() - data["time"] < self.seconds:
                 return Access.from_data(data["access"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             pass
@@ -375,4 +380,4 @@ class AccessCache:
         return self.folder / f"access-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
 
     def _key(self, endpoint: Endpoint) -> list[Any]:
-        return [endpoint.base_url, endpoint.model, sorted(endpoint.bound)]
+        return [endpoint.address, endpoint.model, sorted(endpoint.bound)]

@@ -14,7 +14,7 @@ import numpy as np
 
 from recov_graph.errors import ModelReplyError
 from recov_graph.models.base import Draft, Ids
-from recov_graph.models.openai.endpoint import Request
+from recov_graph.models.openai.endpoint import Request, naming
 from recov_graph.models.openai.replies import (
     Listed,
     choices,
@@ -109,11 +109,14 @@ class BlockSession:
         """Draft a block and have the ancestor read it."""
         written, specialist = self._specialist()
         tokens = [int(token) for token in written]
-        reply = self._send(self._wire.scoring("ancestor", [[*self._tokens, *tokens]]))
+        request = self._wire.scoring("ancestor", [[*self._tokens, *tokens]])
+        reply = self._send(request)
         told = spent(reply)
         read = len(self._tokens) + len(tokens) if told.prompt is None else told.prompt
         self.usage += Usage(scored_tokens=read + (told.completion or 0))
-        ancestor = prompt_lists(choices(reply)[0], tokens)
+        with naming(request.endpoint):
+            ancestor = prompt_lists(choices(reply)[0], tokens, len(self._tokens) + len(tokens))
+            top_k(ancestor)
         self._drafted, self._lists, self._at = tokens, (specialist, ancestor), 0
 
     def _specialist(self) -> tuple[Ids, list[Listed]]:
@@ -132,18 +135,22 @@ class BlockSession:
             )
         )
         told = spent(reply)
-        choice = choices(reply)[0]
-        rollout = self._wire.rollout(choice)
         read = len(self._tokens) if told.prompt is None else told.prompt
-        written = len(rollout) if told.completion is None else told.completion
-        self.usage += Usage(read, written)
-        _, listed = sampled_lists(choice)
-        if len(listed) != len(rollout) or not len(rollout):
-            raise ModelReplyError(
-                f"the server wrote {len(rollout)} tokens and gave log-probabilities of "
-                f"{len(listed)}"
-            )
-        return rollout.token_ids, [named_ids(entry) for entry in listed]
+        self.usage += Usage(read, told.completion or 0)  # whatever the reply turns out to be
+        with naming(self._wire.specialist):
+            choice = choices(reply)[0]
+            rollout = self._wire.rollout(choice)
+            if told.completion is None:
+                self.usage += Usage(0, len(rollout))
+            _, listed = sampled_lists(choice)
+            if len(listed) != len(rollout) or not len(rollout):
+                raise ModelReplyError(
+                    f"the server wrote {len(rollout)} tokens and gave log-probabilities of "
+                    f"{len(listed)}"
+                )
+            lists = [named_ids(entry) for entry in listed]
+            top_k(lists)  # raises where one is impossible
+            return rollout.token_ids, lists
 
     def _send(self, request: Request) -> Any:
         return request.endpoint.send(request)

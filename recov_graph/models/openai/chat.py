@@ -53,7 +53,7 @@ class ChatWire:
 
         def ask(missing: int, there: int) -> Request:
             parameters: dict[str, Any] = {"max_tokens": max_tokens}
-            if missing > 1:
+            if missing > 1 and temperature:  # all greedy ones are alike, and vLLM gives but one
                 parameters["n"] = missing
             if self.access.temperature:
                 parameters["temperature"] = temperature

@@ -8,11 +8,13 @@ that client alone (its `max_retries`, 2 by default, with `Retry-After` respected
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
-from weakref import WeakKeyDictionary
 
 import openai
 from langchain_core.messages import AIMessage, BaseMessage
@@ -65,8 +67,7 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         self._gate = threading.BoundedSemaphore(self.max_concurrency)
-        # A semaphore of asyncio belongs to one event loop.
-        self._gates: WeakKeyDictionary[Any, asyncio.Semaphore] = WeakKeyDictionary()
+        self._threads = ThreadPoolExecutor(self.max_concurrency, "recov-graph")
 
     @property
     def model(self) -> str:
@@ -77,6 +78,14 @@ class Endpoint:
     def base_url(self) -> str:
         """Where the server is, without a slash at the end."""
         return str(self.chat.root_client.base_url).rstrip("/")
+
+    @property
+    def address(self) -> str:
+        """As `base_url`, without a user's name and password: for messages and files."""
+        return str(self.chat.root_client.base_url.copy_with(userinfo=b"")).rstrip("/")
+
+    def __str__(self) -> str:
+        return f"model {self.model!r} at {self.address}"
 
     def beside(self, path: str) -> str:
         """The address of what lies beside the API's version, such as vLLM's /tokenize."""
@@ -111,25 +120,18 @@ class Endpoint:
                 raise typed from (None if _about_keys(typed) else error)
 
     async def asend(self, request: Request) -> Any:
-        """As `send`, without blocking the event loop."""
+        """As `send`, without blocking the event loop.
+
+        In a thread: the connections of an asynchronous client belong to the event loop that opened
+        them, and langchain-openai shares one such client among all models of an address.
+        """
         loop = asyncio.get_running_loop()
-        gate = self._gates.setdefault(loop, asyncio.Semaphore(self.max_concurrency))
-        async with gate:
-            try:
-                if request.path == CHAT:
-                    messages, parameters = _split(request)
-                    return _chat_reply(await self.chat.agenerate([messages], **parameters))
-                client = self.chat.root_async_client
-                return await client.post(request.path, body=request.body, cast_to=object)
-            except Exception as error:
-                typed = self._typed(error, request)
-                if typed is error:
-                    raise
-                raise typed from (None if _about_keys(typed) else error)
+        context = contextvars.copy_context()
+        return await loop.run_in_executor(self._threads, context.run, self.send, request)
 
     def _typed(self, error: Exception, request: Request) -> Exception:
         """What went wrong as an error of ours; an exception that is no fault of HTTP as it is."""
-        where = f"model {self.model!r} at {self.base_url}"
+        where = str(self)
         said = self._said(error)
         if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
             # What the server says may repeat part of the key.
@@ -174,6 +176,11 @@ class Endpoint:
                 f"({type(cause).__name__}: {self._plain(str(cause))}); "
                 "check --base-url and that the server is up"
             )
+        if isinstance(error, UnicodeEncodeError) and error.encoding == "ascii":
+            return ModelAccessError(
+                f"{where} was not asked: the key or another header holds {error.reason}; set "
+                "OPENAI_API_KEY to the key and nothing else"
+            )
         # A reply that the client or langchain-openai could not make sense of.
         odd = (TypeError, LookupError, AttributeError) if request.path == CHAT else ()
         if isinstance(error, (openai.OpenAIError, ValueError, *odd)):
@@ -195,7 +202,8 @@ class Endpoint:
 
     def _plain(self, text: str) -> str:
         """A text of others in one short line, without the key should it be in there."""
-        key = str(getattr(self.chat.root_client, "api_key", "") or "")
+        # Stripped: the line break of a key read from a file is what a message may be about.
+        key = str(getattr(self.chat.root_client, "api_key", "") or "").strip()
         if len(key) > 3:
             text = text.replace(key, "...")
         return cut(" ".join(text.split()), 300)
@@ -203,6 +211,17 @@ class Endpoint:
 
 def _about_keys(error: Exception) -> bool:
     return isinstance(error, ModelError) and error.status in (401, 403)
+
+
+@contextmanager
+def naming(endpoint: Endpoint) -> Iterator[None]:
+    """Says whose reply it was that an error is about."""
+    try:
+        yield
+    except ModelError as error:
+        if endpoint.address not in str(error):
+            error.args = (f"{endpoint}: {error}",)
+        raise
 
 
 def run(work: Work[Result]) -> Result:
@@ -215,7 +234,8 @@ def run(work: Work[Result]) -> Result:
             except ModelError as error:
                 request = work.throw(error)
             else:
-                request = work.send(reply)
+                with naming(request.endpoint):
+                    request = work.send(reply)
     except StopIteration as done:
         result: Result = done.value
         return result
@@ -231,7 +251,8 @@ async def arun(work: Work[Result]) -> Result:
             except ModelError as error:
                 request = work.throw(error)
             else:
-                request = work.send(reply)
+                with naming(request.endpoint):
+                    request = work.send(reply)
     except StopIteration as done:
         result: Result = done.value
         return result

@@ -30,6 +30,7 @@ from recov_graph.models.openai.replies import (
 )
 from recov_graph.models.openai.wire import Recent, gathered
 from recov_graph.rollout import Rollout, Usage
+from recov_graph.words import short
 
 CONTINUED = {"continue_final_message": True, "add_generation_prompt": False}
 
@@ -70,7 +71,7 @@ class MessageWire:
             return self.specialist.request(
                 "/chat/completions",
                 messages=messages,
-                n=missing,
+                n=missing if temperature else 1,  # all greedy ones are alike
                 temperature=temperature,
                 max_tokens=max_tokens,
                 seed=seed + there,
@@ -134,15 +135,18 @@ class MessageWire:
 
     def _read(self, reply: Any, tokens: Ids, role: Role) -> list[Listed]:
         """The lists of log-probabilities at a completion's tokens."""
-        ids = reply.get("prompt_token_ids") if isinstance(reply, Mapping) else None
-        end = ids[len(ids) - len(tokens) :] if isinstance(ids, list) else None
-        if end != [int(token) for token in tokens]:
+        if not isinstance(reply, Mapping):
+            raise ModelReplyError(f"the reply is {short(reply, 200)}; it must be an object")
+        ids = reply.get("prompt_token_ids")
+        if not isinstance(ids, list):
+            raise NotScorableError(f"the {role}'s server does not tell the tokens of a prompt")
+        if ids[len(ids) - len(tokens) :] != [int(token) for token in tokens]:
             raise NotScorableError(
                 f"the {role} cuts the completion into other tokens than the specialist wrote; "
                 "token signals need the same tokenizer"
             )
         self._spelling.update(decoded(reply))
-        return prompt_lists(reply, tokens)
+        return prompt_lists(reply, tokens, len(ids))
 
     def decode(self, tokens: Ids) -> str:
         """As `Model.decode`."""

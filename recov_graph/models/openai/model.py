@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +21,7 @@ from recov_graph.models.openai.blocks import BlockSession
 from recov_graph.models.openai.chat import ChatWire
 from recov_graph.models.openai.endpoint import Endpoint, arun, run
 from recov_graph.models.openai.messages import MessageWire
+from recov_graph.models.openai.replies import storable
 from recov_graph.models.openai.texts import TextWire
 from recov_graph.models.openai.tokens import TokenWire
 from recov_graph.models.openai.wire import Wire
@@ -79,10 +82,17 @@ class OpenAIModel:
         _check_whole("top_k", top_k, most=1000)
         _check_whole("block", block)
         _check_whole("max_concurrency", max_concurrency)
+        for what, given in (("access", access), ("ancestor_access", ancestor_access)):
+            if not (given is None or isinstance(given, Access)):
+                raise InvalidInputError(
+                    f"{what} is {given!r}; it must be a recov_graph.models.openai.Access, or None "
+                    "to have the server asked"
+                )
         self.specialist = _endpoint("specialist", specialist, base_url, max_concurrency)
         self.ancestor = None
         if ancestor is not None:
-            where = ancestor_base_url or base_url
+            # An address of the specialist's is none of a chat model's, which has its own.
+            where = ancestor_base_url or (base_url if isinstance(ancestor, str) else None)
             self.ancestor = _endpoint("ancestor", ancestor, where, max_concurrency)
         elif ancestor_base_url is not None:
             raise InvalidInputError(
@@ -95,11 +105,13 @@ class OpenAIModel:
         self._access, self._ancestor_access = access, ancestor_access
         self._cache = cache or AccessCache()
         self._wire: Wire | None = None
+        # Many may be the first to use the model, and only one of them is to ask the servers.
+        self._lock = threading.RLock()
 
     @property
     def stride(self) -> int:
         """Tokens that a steered rollout is expected to go on by before both models read it anew."""
-        return max(1, self.block // 2)
+        return max(1, 3 * self.block // 4)
 
     @property
     def access(self) -> Access:
@@ -108,18 +120,20 @@ class OpenAIModel:
         Raises:
             ModelError: it was asked, and the model cannot be had.
         """
-        if self._access is None:
-            self._access = self._noted(run(found_out(self.specialist, self._cache)))
-        return self._access
+        with self._lock:
+            if self._access is None:
+                self._access = self._noted(run(found_out(self.specialist, self._cache)))
+            return self._access
 
     @property
     def ancestor_access(self) -> Access | None:
         """What the ancestor's server offers; None where there is no ancestor."""
         if self.ancestor is None:
             return None
-        if self._ancestor_access is None:
-            self._ancestor_access = self._noted(run(found_out(self.ancestor, self._cache)))
-        return self._ancestor_access
+        with self._lock:
+            if self._ancestor_access is None:
+                self._ancestor_access = self._noted(run(found_out(self.ancestor, self._cache)))
+            return self._ancestor_access
 
     @property
     def capabilities(self) -> frozenset[Capability]:
@@ -262,7 +276,7 @@ class OpenAIModel:
 
     def decode(self, tokens: Sequence[int] | Ids) -> str:
         """The text of a completion's tokens, the end-of-text token left out."""
-        return self._reached().decode(np.asarray(tokens, np.int32))
+        return storable(self._reached().decode(np.asarray(tokens, np.int32)))
 
     def prompt_length(self, prompt: str) -> int:
         """Tokens of the prompt: exact by token ids, else as last counted, else estimated."""
@@ -270,7 +284,8 @@ class OpenAIModel:
 
     def _reached(self) -> Wire:
         if self._wire is None:
-            self._wire = self._made()
+            with self._lock:
+                self._wire = self._wire or self._made()
         return self._wire
 
     def _made(self) -> Wire:
@@ -284,10 +299,8 @@ class OpenAIModel:
 
     async def _areach(self) -> None:
         """Find out what the servers offer without blocking the event loop."""
-        if self._access is None:
-            self._access = self._noted(await arun(found_out(self.specialist, self._cache)))
-        if self.ancestor is not None and self._ancestor_access is None:
-            self._ancestor_access = self._noted(await arun(found_out(self.ancestor, self._cache)))
+        if self._wire is None or (self.ancestor is not None and self._ancestor_access is None):
+            await asyncio.to_thread(lambda: (self._reached(), self.ancestor_access))
 
     def _noted(self, found: tuple[Access, int]) -> Access:
         access, calls = found
@@ -315,7 +328,15 @@ def _endpoint(role: str, given: Chat, base_url: str | None, max_concurrency: int
             f"the {role}'s ChatOpenAI has no synchronous client; give it a key that is no coroutine"
         )
     # A stream says less than a whole reply: no counts of tokens, and one choice only.
-    whole = given.model_copy(update={"streaming": False, "disable_streaming": True, "n": None})
+    whole = given.model_copy(
+        update={
+            "streaming": False,
+            "disable_streaming": True,
+            "n": None,
+            "cache": False,  # a retry that is answered from memory is none
+            "use_responses_api": False,  # which knows neither n nor log-probabilities
+        }
+    )
     return Endpoint(whole, bound, max_concurrency)
 
 
@@ -330,8 +351,9 @@ def _chat_model(role: str, given: str, base_url: str | None) -> ChatOpenAI:
     options: dict[str, Any] = {}
     if base_url is not None:
         options["base_url"] = base_url
-        if not os.environ.get("OPENAI_API_KEY"):
-            options["api_key"] = NO_KEY
+    own = base_url is not None or os.environ.get("OPENAI_BASE_URL")
+    if own and not os.environ.get("OPENAI_API_KEY"):
+        options["api_key"] = NO_KEY
     try:
         # The Responses API drops log-probabilities.
         return ChatOpenAI(model=name, use_responses_api=False, **options)

@@ -67,7 +67,12 @@ def text_of(choice: Mapping[str, Any]) -> str:
         raise ModelReplyError(f"the text of the reply is {short(text)}; it must be a string")
     if not text and choice.get("tool_calls"):
         return json.dumps(choice["tool_calls"], default=str)
-    return text or ""
+    return storable(text or "")
+
+
+def storable(text: str) -> str:
+    """The text with characters that were cut in half replaced: no file can hold them."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def finish_of(choice: Mapping[str, Any]) -> FinishReason:
@@ -89,17 +94,25 @@ def _is_id(token: Any) -> bool:
     return isinstance(token, int) and not isinstance(token, bool) and 0 <= token < MOST_ID
 
 
-def prompt_lists(choice: Mapping[str, Any], tokens: Sequence[int] | Ids) -> list[Listed]:
+def prompt_lists(
+    choice: Mapping[str, Any], tokens: Sequence[int] | Ids, length: int
+) -> list[Listed]:
     """Token to log-probability at each of the last positions of a prompt, those of `tokens`.
+
+    Args:
+        choice: holds prompt_logprobs.
+        tokens: the last of the prompt.
+        length: of the whole prompt; of another length, what is listed would be out of step.
 
     Raises:
         NotScorableError: a position is missing, lacks the token taken or holds no numbers.
     """
     entries = choice.get("prompt_logprobs")
-    if not isinstance(entries, Sequence) or len(entries) < len(tokens) + 1:
+    if not isinstance(entries, Sequence) or len(entries) != length or length <= len(tokens):
         held = len(entries) if isinstance(entries, Sequence) else "no"
         raise NotScorableError(
-            f"the reply has {held} prompt_logprobs; {len(tokens)} tokens and a prompt were scored"
+            f"the reply has {held} prompt_logprobs for {length} tokens, of which the last "
+            f"{len(tokens)} were scored"
         )
     lists: list[Listed] = []
     for token, entry in zip(tokens, entries[len(entries) - len(tokens) :], strict=True):
@@ -118,7 +131,8 @@ def prompt_lists(choice: Mapping[str, Any], tokens: Sequence[int] | Ids) -> list
 def decoded(choice: Mapping[str, Any]) -> dict[int, str]:
     """Token to text, as far as the prompt_logprobs of a choice tell."""
     texts: dict[int, str] = {}
-    for entry in choice.get("prompt_logprobs") or []:
+    entries = choice.get("prompt_logprobs")
+    for entry in entries if isinstance(entries, Sequence) else []:
         if isinstance(entry, Mapping):
             for name, value in entry.items():
                 text = value.get("decoded_token") if isinstance(value, Mapping) else None
@@ -168,6 +182,8 @@ def top_k(lists: Sequence[Listed]) -> TopK:
     ids = np.full((len(lists), width), PAD_ID, np.int32)
     logprobs = np.full((len(lists), width), -np.inf, np.float32)
     for row, found in enumerate(lists):
+        if any(not 0 <= token < MOST_ID for token in found):
+            raise NotScorableError(f"the server gave log-probabilities of {short(list(found))}")
         ids[row, : len(found)] = list(found)
         logprobs[row, : len(found)] = list(found.values())
     used = ids != PAD_ID

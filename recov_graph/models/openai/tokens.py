@@ -113,8 +113,8 @@ class TokenWire:
                     f"the reply has {len(found)} choices for {len(prompts)} prompts"
                 )
             lists = [
-                prompt_lists(choice, tokens)
-                for choice, tokens in zip(found, completions, strict=True)
+                prompt_lists(choice, tokens, len(prompts[i]))
+                for i, (choice, tokens) in enumerate(zip(found, completions, strict=True))
             ]
             return Scores([top_k(one) for one in lists], usage)
         except ModelError as error:
