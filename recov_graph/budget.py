@@ -19,6 +19,7 @@ from recov_graph.models.base import (
     Role,
     Scores,
     Session,
+    overhead_of,
 )
 from recov_graph.rollout import FinishReason, TopK, Usage
 
@@ -200,6 +201,8 @@ class MeteredModel:
     ) -> Generation:
         """As `Model.sample`; each rollout is cut to its share of the tokens left."""
         read = self._model.prompt_length(prompt) + len(prefix)
+        if overhead_of(self._model).prompt_per_sample:
+            read *= n
         share = self._ledger.left(read + n) - read
         if not math.isinf(share):
             max_tokens = min(max_tokens, int(share) // n)
@@ -217,7 +220,7 @@ class MeteredModel:
 
     def score(self, prompt: str, completions: Sequence[Ids], *, role: Role) -> Scores:
         """As `Model.score`; refused where the tokens left do not cover it."""
-        read = self._model.prompt_length(prompt)
+        read = self._model.prompt_length(prompt) + overhead_of(self._model).per_scored
         self._ledger.left(sum(read + len(tokens) for tokens in completions))
         return self._timed("score", lambda: self._model.score(prompt, completions, role=role))
 

@@ -8,7 +8,7 @@ from recov_graph.attempts import failed_samples
 from recov_graph.budget import MeteredModel
 from recov_graph.interventions.base import Intervention, Lengths, applies
 from recov_graph.measuring import Measuring
-from recov_graph.models.base import Capability, Model
+from recov_graph.models.base import Capability, Model, overhead_of
 from recov_graph.rollout_features import features_from
 from recov_graph.routing.decision import Evidence
 from recov_graph.seeds import SEEDS, call_seed
@@ -22,7 +22,7 @@ def lengths_of(state: RecoveryState, model: Model) -> Lengths:
         prompt=model.prompt_length(state["current"]["prompt"]),
         completion=sum(attempt["tokens"] for attempt in failed) // max(1, len(failed)),
         truncated=sum(attempt["finish_reason"] == "length" for attempt in failed),
-        stride=getattr(model, "stride", 0),
+        stride=overhead_of(model).stride,
     )
 
 
@@ -44,6 +44,8 @@ def evidence_of(
         if scoring is None:
             can = can - {Capability.SCORE}
         once = scoring or 0
+    if measuring.why_not(state) is not None:
+        can = can - {Capability.STEP}
     possible = {
         name: one
         for name, one in interventions.items()

@@ -43,8 +43,12 @@ class Measuring:
         return list(arrays.traces.values())
 
     def why_not(self, state: RecoveryState) -> str | None:
-        """Why the samples cannot be scored, where that has turned out."""
+        """Why nothing of the problem can be scored, where that has turned out."""
         return self.workspace.of(state["recovery_id"]).unscorable
+
+    def give_up(self, state: RecoveryState, error: NotScorableError) -> None:
+        """Note that nothing of the problem can be scored."""
+        self.workspace.of(state["recovery_id"]).unscorable = str(error)
 
     def expected_cost(self, state: RecoveryState) -> int | None:
         """Tokens that measuring is expected to cost; None where nothing can be measured."""
@@ -69,11 +73,11 @@ class Measuring:
         else:
             try:
                 scored = scored_rollouts(meter, state["current"]["prompt"], self._unmeasured(state))
-            except BudgetExhausted:
-                return None  # too dear: the router goes without features
-            except NotScorableError as error:
-                arrays.unscorable = str(error)  # and nothing is spent on it again
-                return None
+            except (BudgetExhausted, NotScorableError) as error:
+                if isinstance(error, NotScorableError):
+                    arrays.unscorable = str(error)  # and nothing is spent on it again
+                self.recorder.measured(state["recovery_id"], {}, meter.calls)
+                return None  # the router goes without features
             arrays.traces = {name: measure(one, temperature) for name, one in scored.items()}
             arrays.calls = dict(meter.calls)
             self.recorder.measured(state["recovery_id"], arrays.traces, arrays.calls)

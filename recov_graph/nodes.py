@@ -24,8 +24,9 @@ from recov_graph.attempts import (
 )
 from recov_graph.budget import Budget, BudgetExhausted, MeteredModel
 from recov_graph.errors import InvalidInputError, ModelError
-from recov_graph.evidence import evidence_of, lengths_of
-from recov_graph.interventions.base import Failure, Intervention, applies
+from recov_graph.evidence import evidence_of
+from recov_graph.intervening import intervene
+from recov_graph.interventions.base import Failure, Intervention
 from recov_graph.measuring import Measuring
 from recov_graph.models.base import Capability, Model
 from recov_graph.problem import Problem
@@ -192,8 +193,10 @@ class Nodes:
         reached = meter.budget.reached(meter.spent)
         evidence = self._evidence(state, self._context(runtime), meter)
         affordable = any(cost <= evidence.tokens_left for cost in evidence.costs.values())
-        if reached or evidence.attempts_left <= 0 or not affordable:
+        if reached or evidence.attempts_left <= 0 or (evidence.costs and not affordable):
             return self._finish(state, "budget_exhausted", runtime)
+        if not evidence.costs:  # nothing that was chosen from can help such a failure
+            return self._finish(state, "out_of_reach", runtime)
         decided = self.router.decide(evidence)
         if decided.operator is not None and decided.operator not in evidence.costs:
             raise InvalidInputError(
@@ -240,8 +243,13 @@ class Nodes:
                 traces=self._measuring.traces(_with(state, **changes)),
                 focus=len(state["route"]) - 1,
             )
-            operator = self._possible(state, failure)
-            made = self.interventions[operator].apply(failure, meter)
+            operator, made = intervene(
+                state,
+                failure,
+                meter,
+                interventions=self.interventions,
+                measuring=self._measuring,
+            )
         except GraphBubbleUp:
             raise
         except Exception as error:
@@ -292,23 +300,6 @@ class Nodes:
     def _repairs(self, operator: str | None) -> bool:
         """Whether an operator needs a measured trace."""
         return operator is not None and Capability.SCORE in self.interventions[operator].needs
-
-    def _possible(self, state: State, failure: Failure) -> str:
-        """The operator decided on, or the next that needs no traces where there are none."""
-        decision, lengths = state["route"][-1], lengths_of(state, self.model)
-        ranked = (decision["operator"], *(c["operator"] for c in decision["candidates"]))
-        for operator in ranked:
-            if operator is not None:
-                one = self.interventions[operator]
-                measured = failure.traces or Capability.SCORE not in one.needs
-                if measured and applies(one, lengths):
-                    return str(operator)
-        if self._measuring.expected_cost(state) is not None:
-            raise BudgetExhausted("the tokens left do not cover measuring what is to be repaired")
-        raise ModelError(
-            f"the traces that {decision['operator']!r} repairs are gone: arrays outlive a long "
-            "pause or another process only in a store; give the graph one"
-        )
 
     def _evidence(self, state: State, context: RecoveryContext, meter: MeteredModel) -> Evidence:
         return evidence_of(

@@ -45,6 +45,7 @@ LAYERS = (
     "recorder",
     "measuring",
     "evidence",
+    "intervening",
     "nodes",
     "graph",
     "baseline",

@@ -33,6 +33,7 @@ from recov_graph.interventions import (
     unregister,
 )
 from recov_graph.models import Capability, Generation
+from recov_graph.models.base import Overhead
 from recov_graph.problem import Problem
 from recov_graph.record import Settings, record
 from recov_graph.rollout import Usage
@@ -283,9 +284,9 @@ def test_extend_continues_only_what_the_longest_completion_cut(
 
 
 def test_how_far_a_model_goes_between_readings_is_among_the_costs(scripted: Any) -> None:
-    def cost(**stride: int) -> int:
+    def cost(stride: int = 0) -> int:
         model, router = scripted(last="a long story"), InTurn()
-        vars(model).update(stride)
+        model.overhead = Overhead(stride=stride)
         outcome(model, router, interventions=["dense_steer"])
         return router.costs["dense_steer"]
 

@@ -30,6 +30,9 @@ def go_on(
         prefix=prefix,
     )
     rest = generation.rollouts[0]
+    if rest.written is not None:  # its tokens are not known, or not all of them
+        text, written = model.decode(prefix) + rest.text, len(prefix) + len(rest)
+        return Rollout(text, prefix, rest.finish_reason, written=written)
     tokens = np.concatenate([prefix, rest.token_ids])
     return Rollout(model.decode(tokens), tokens, rest.finish_reason)
 

@@ -40,6 +40,29 @@ class Scores(NamedTuple):
     usage: Usage
 
 
+class Overhead(NamedTuple):
+    """What calls to a model cost beyond the tokens that are read and written once.
+
+    A model that has any tells so by an attribute `overhead`.
+
+    Attributes:
+        stride: tokens that a steered rollout goes on by before both models read all of it anew; 0
+            where they never do.
+        per_scored: tokens written for every completion that is scored.
+        prompt_per_sample: whether each of several samples reads the prompt anew.
+    """
+
+    stride: int = 0
+    per_scored: int = 0
+    prompt_per_sample: bool = False
+
+
+def overhead_of(model: Model) -> Overhead:
+    """A model's overhead; none where it tells of none."""
+    told = getattr(model, "overhead", None)
+    return told if isinstance(told, Overhead) else Overhead()
+
+
 class Draft(NamedTuple):
     """The next token as the specialist wrote it ahead, and how it was drawn.
 

@@ -8,7 +8,12 @@ from typing import Any
 import numpy as np
 from langchain_core.messages import HumanMessage
 
-from recov_graph.errors import InvalidInputError, ModelError, NotScorableError
+from recov_graph.errors import (
+    InvalidInputError,
+    ModelError,
+    ModelReplyError,
+    NotScorableError,
+)
 from recov_graph.models.base import Generation, Ids, Role, Scores
 from recov_graph.models.openai.access import Access
 from recov_graph.models.openai.endpoint import Endpoint, Request, Work
@@ -31,6 +36,7 @@ class ChatWire:
     end_token = -1
 
     def __init__(self, endpoint: Endpoint, access: Access) -> None:
+        self.several = False  # as far as is known
         self.endpoint, self.access = endpoint, access
         self._lengths: Recent[int] = Recent()
 
@@ -71,7 +77,13 @@ class ChatWire:
                 error.usage = Usage(length, told.completion or 0)
                 raise
 
-        return (yield from gathered(n, ask, read))
+        try:
+            return (yield from gathered(self, n, ask, read))
+        except ModelReplyError as error:
+            # langchain-openai gives up on such a reply before it can be read what it cost.
+            if error.usage is None or not error.usage.tokens:
+                error.usage = Usage(self.prompt_length(prompt))
+            raise
 
     def score(self, prompt: str, completions: Sequence[Ids], role: Role) -> Work[Scores]:
         """Not possible."""

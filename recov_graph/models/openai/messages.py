@@ -49,6 +49,7 @@ class MessageWire:
         self, specialist: Endpoint, ancestor: Endpoint | None, access: Access, k: int
     ) -> None:
         self.specialist, self.ancestor, self.access, self.k = specialist, ancestor, access, k
+        self.several = True
         self.end_token = -1
         self._texts: Recent[str] = Recent()
         self._spelling: dict[int, str] = dict(access.vocabulary)
@@ -91,7 +92,7 @@ class MessageWire:
                 raise
             return rollouts, length, told.completion
 
-        return (yield from gathered(n, ask, read))
+        return (yield from gathered(self, n, ask, read))
 
     def _rollout(self, choice: Mapping[str, Any]) -> Rollout:
         tokens, finish, text = ids_of(choice), finish_of(choice), text_of(choice)

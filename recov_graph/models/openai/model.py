@@ -15,7 +15,7 @@ from langchain_openai.chat_models.base import BaseChatOpenAI
 from pydantic import ValidationError
 
 from recov_graph.errors import InvalidInputError
-from recov_graph.models.base import Capability, Generation, Ids, Role, Scores
+from recov_graph.models.base import Capability, Generation, Ids, Overhead, Role, Scores
 from recov_graph.models.openai.access import Access, AccessCache, found_out, tokenizers_differ
 from recov_graph.models.openai.blocks import BlockSession
 from recov_graph.models.openai.chat import ChatWire
@@ -109,9 +109,11 @@ class OpenAIModel:
         self._lock = threading.RLock()
 
     @property
-    def stride(self) -> int:
-        """Tokens that a steered rollout is expected to go on by before both models read it anew."""
-        return max(1, 3 * self.block // 4)
+    def overhead(self) -> Overhead:
+        """What calls cost beyond the tokens that are read and written once."""
+        # Not all of a block is taken, as a rule.
+        several = self._reached().several
+        return Overhead(max(1, 3 * self.block // 4), 1, prompt_per_sample=not several)
 
     @property
     def access(self) -> Access:

@@ -182,7 +182,7 @@ def top_k(lists: Sequence[Listed]) -> TopK:
     ids = np.full((len(lists), width), PAD_ID, np.int32)
     logprobs = np.full((len(lists), width), -np.inf, np.float32)
     for row, found in enumerate(lists):
-        if any(not 0 <= token < MOST_ID for token in found):
+        if not found or min(found) < 0 or max(found) >= MOST_ID:
             raise NotScorableError(f"the server gave log-probabilities of {short(list(found))}")
         ids[row, : len(found)] = list(found)
         logprobs[row, : len(found)] = list(found.values())

@@ -81,6 +81,7 @@ class TextWire:
         self, specialist: Endpoint, ancestor: Endpoint | None, access: Access, k: int
     ) -> None:
         self.specialist, self.ancestor, self.access, self.k = specialist, ancestor, access, k
+        self.several = True
         self._spelling = Spelling()
         self._lengths: Recent[int] = Recent()
 
@@ -118,7 +119,7 @@ class TextWire:
                 error.usage = Usage(length, told.completion or 0)
                 raise
 
-        return (yield from gathered(n, ask, read))
+        return (yield from gathered(self, n, ask, read))
 
     def _rollout(self, choice: Mapping[str, Any]) -> Rollout:
         text, finish = text_of(choice), finish_of(choice)

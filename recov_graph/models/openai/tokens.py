@@ -14,6 +14,7 @@ import numpy as np
 from recov_graph.errors import InvalidInputError, ModelError, ModelReplyError
 from recov_graph.models.base import Generation, Ids, Role, Scores
 from recov_graph.models.openai.access import Access
+from recov_graph.models.openai.chat import CHARACTERS_PER_TOKEN, TEMPLATE
 from recov_graph.models.openai.endpoint import Endpoint, Request, Work, run
 from recov_graph.models.openai.replies import (
     choices,
@@ -45,6 +46,7 @@ class TokenWire:
         self, specialist: Endpoint, ancestor: Endpoint | None, access: Access, k: int
     ) -> None:
         self.specialist, self.ancestor, self.access, self.k = specialist, ancestor, access, k
+        self.several = True
         self.end_token = UNKNOWN_END
         self._context = access.context
         self._prompts: Recent[list[int]] = Recent()
@@ -84,7 +86,7 @@ class TokenWire:
                 raise
             return rollouts, len(head) if told.prompt is None else told.prompt, told.completion
 
-        return (yield from gathered(n, ask, read))
+        return (yield from gathered(self, n, ask, read))
 
     def rollout(self, choice: Any) -> Rollout:
         """A choice of a completion as a rollout."""
@@ -192,5 +194,8 @@ class TokenWire:
         return text
 
     def prompt_length(self, prompt: str) -> int:
-        """As `Model.prompt_length`, exact."""
-        return len(run(self.tokenized(prompt)))
+        """As `Model.prompt_length`: exact, unless the server cannot tell now."""
+        try:
+            return len(run(self.tokenized(prompt)))
+        except ModelError:  # the call that this is to foresee will say why
+            return len(prompt) // CHARACTERS_PER_TOKEN + TEMPLATE

@@ -19,6 +19,7 @@ class Wire(Protocol):
     """One way of reaching a specialist and its ancestor; see `recov_graph.models.Model`."""
 
     end_token: int
+    several: bool  # whether the server gives several choices at once where asked
 
     def sample(
         self,
@@ -92,23 +93,22 @@ class Batch:
         return Generation(self.rollouts, self.usage)
 
 
-def gathered(
-    wanted: int,
-    ask: Asking,
-    read: Reading,
-) -> Work[Generation]:
+def gathered(wire: Wire, wanted: int, ask: Asking, read: Reading) -> Work[Generation]:
     """Ask for the rollouts that are missing until all are there.
 
-    A server may ignore `n` and give one at a time. Where a later request fails, what is finished
-    is not lost.
+    A server may ignore `n` and give one at a time, which the wire then knows. Where a later request
+    fails, what is finished is not lost.
     """
     batch = Batch(wanted)
     while batch.missing:
         try:
-            reply = yield ask(batch.missing, len(batch.rollouts))
+            request = ask(batch.missing, len(batch.rollouts))
+            reply = yield request
             rollouts, prompt_tokens, written = read(reply)
             if not rollouts:
                 raise ModelReplyError("the reply has no choices")
+            if request.body.get("n", 1) > 1:
+                wire.several = len(rollouts) > 1
         except ModelError as error:
             batch.failed(error)
             break

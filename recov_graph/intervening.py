@@ -1,0 +1,67 @@
+"""Making the attempt that was decided on, or the next best where that one turns out impossible."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from recov_graph.budget import BudgetExhausted, MeteredModel
+from recov_graph.errors import ModelError, NotScorableError
+from recov_graph.evidence import lengths_of
+from recov_graph.interventions.base import Attempt, Failure, Intervention, applies
+from recov_graph.measuring import Measuring
+from recov_graph.models.base import Capability
+from recov_graph.state import RecoveryState
+
+
+def intervene(
+    state: RecoveryState,
+    failure: Failure,
+    meter: MeteredModel,
+    *,
+    interventions: Mapping[str, Intervention],
+    measuring: Measuring,
+) -> tuple[str, Attempt]:
+    """The operator that was carried out, and its attempt.
+
+    Raises:
+        ModelError: no operator that was considered can be carried out, or a call failed.
+        BudgetExhausted: the budget does not cover it.
+    """
+    for operator in _possible(state, failure, interventions, measuring):
+        try:
+            return operator, interventions[operator].apply(failure, meter)
+        except NotScorableError as error:
+            # Neither can it be for the others that have both models read along.
+            measuring.give_up(state, error)
+    why = measuring.why_not(state)
+    if why is not None:
+        raise NotScorableError(why)
+    decision = state["route"][-1]
+    if measuring.expected_cost(state) is not None:
+        raise BudgetExhausted("the tokens left do not cover measuring what is to be repaired")
+    raise ModelError(
+        f"the traces that {decision['operator']!r} repairs are gone: arrays outlive a long "
+        "pause or another process only in a store; give the graph one"
+    )
+
+
+def _possible(
+    state: RecoveryState,
+    failure: Failure,
+    interventions: Mapping[str, Intervention],
+    measuring: Measuring,
+) -> Iterator[str]:
+    """The operator decided on and the others that were considered, as far as they are possible.
+
+    Asked anew after each, since what cannot be scored turns out on the way.
+    """
+    decision, lengths = state["route"][-1], lengths_of(state, measuring.model)
+    ranked = (decision["operator"], *(c["operator"] for c in decision["candidates"]))
+    for operator in dict.fromkeys(ranked):
+        if operator is None:
+            continue
+        one = interventions[operator]
+        measured = failure.traces or Capability.SCORE not in one.needs
+        steered = Capability.STEP in one.needs and measuring.why_not(state) is not None
+        if measured and not steered and applies(one, lengths):
+            yield operator
