@@ -8,7 +8,7 @@ import sys
 # One core, and set before numpy is imported: figures are per core.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from benchmarks import graph, http, refit, rescue, signals, startup
+from benchmarks import blackbox, graph, http, refit, rescue, signals, startup
 
 ALL = {
     "startup": startup,
@@ -17,6 +17,7 @@ ALL = {
     "http": http,
     "refit": refit,
     "rescue": rescue,
+    "blackbox": blackbox,
 }
 
 
