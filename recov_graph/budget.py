@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -248,6 +248,12 @@ class MeteredModel:
     def end_token(self) -> int:
         """The model's end-of-text token."""
         return self._model.end_token
+
+    @property
+    def end_tokens(self) -> Collection[int]:
+        """All tokens of the model that end a text, as far as it tells of several."""
+        ends: Collection[int] = getattr(self._model, "end_tokens", ())
+        return ends
 
     def decode(self, tokens: Sequence[int] | Ids) -> str:
         """As `Model.decode`."""

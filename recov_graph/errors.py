@@ -26,12 +26,16 @@ class ModelError(RecovGraphError):
 
     Attributes:
         status: the HTTP status, where there is one.
+        said: the server's own words, where there are any.
         usage: the `recov_graph.rollout.Usage` of what was spent before it did, or None.
     """
 
-    def __init__(self, message: str, *, status: int | None = None, usage: Any = None) -> None:
+    def __init__(
+        self, message: str, *, status: int | None = None, said: str = "", usage: Any = None
+    ) -> None:
         super().__init__(message)
         self.status = status
+        self.said = said
         self.usage = usage
 
 

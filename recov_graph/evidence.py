@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from recov_graph.attempts import failed_samples
+from recov_graph.attempts import SAMPLE, failed_samples
 from recov_graph.budget import MeteredModel
 from recov_graph.interventions.base import Intervention, Lengths, applies
 from recov_graph.measuring import Measuring
@@ -58,7 +58,8 @@ def evidence_of(
         task=problem["task"],
         features=None if features is None else features_from(features),
         failed_samples=len(failed),
-        tried=[decision["operator"] for decision in state["route"] if decision["operator"]],
+        # As carried out, not as decided on: what turned out impossible gave way to another.
+        tried=[one["operator"] for one in state["attempts"] if one["operator"] != SAMPLE],
         costs={name: one.expected_cost(lengths) for name, one in possible.items()},
         attempts_left=meter.budget.max_attempts - len(state["attempts"]),
         tokens_left=meter.budget.tokens_left(meter.spent),

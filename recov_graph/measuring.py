@@ -9,7 +9,7 @@ from recov_graph.attempts import failed_samples
 from recov_graph.budget import BudgetExhausted, MeteredModel
 from recov_graph.errors import NotScorableError
 from recov_graph.features import ProblemFeatures, problem_features
-from recov_graph.models.base import Capability, Model
+from recov_graph.models.base import Capability, Model, overhead_of
 from recov_graph.recorder import Recorder
 from recov_graph.rollout import Rollout
 from recov_graph.scoring import distinct_rollouts, scored_rollouts
@@ -56,6 +56,7 @@ class Measuring:
         if Capability.SCORE not in self.model.capabilities or not rollouts:
             return None
         prompt = self.model.prompt_length(state["current"]["prompt"])
+        prompt += overhead_of(self.model).per_scored
         cost = 0
         for rollout in distinct_rollouts(rollouts).values():
             passes = 2 if rollout.specialist is None else 1
@@ -67,15 +68,20 @@ class Measuring:
     ) -> ProblemFeatures | None:
         """Score the failed samples and measure them; None where the budget does not cover it."""
         arrays = self.workspace.of(state["recovery_id"])
-        if arrays.traces:
+        if arrays.traces or arrays.unscorable:
             # A node that was interrupted after it had measured: what it spent is spent.
-            meter.restore(arrays.calls)
-        else:
+            meter.restore(
+                {name: call for name, call in arrays.calls.items() if name not in state["calls"]}
+            )
+        if arrays.unscorable:
+            return None
+        if not arrays.traces:
             try:
                 scored = scored_rollouts(meter, state["current"]["prompt"], self._unmeasured(state))
             except (BudgetExhausted, NotScorableError) as error:
                 if isinstance(error, NotScorableError):
                     arrays.unscorable = str(error)  # and nothing is spent on it again
+                arrays.calls = dict(meter.calls)
                 self.recorder.measured(state["recovery_id"], {}, meter.calls)
                 return None  # the router goes without features
             arrays.traces = {name: measure(one, temperature) for name, one in scored.items()}

@@ -287,7 +287,7 @@ class Nodes:
         runtime: Runtime[RecoveryContext],
     ) -> Changes:
         """Features of the failed samples, announced; None where they cannot be had."""
-        if self._measuring.expected_cost(state) is None:
+        if self._measuring.expected_cost(state) is None and not self._measuring.why_not(state):
             return {"features": state["features"]}
         measured = self._measuring.measure(state, meter, self._temperature(context))
         features = None if measured is None else measured._asdict()

@@ -217,11 +217,15 @@ def logged_decisions(store: TraceStore, failures: StoredFailures) -> list[Logged
         once,
         outcome,
         tokens,
+        made,
     ) in stored_decisions(store):
         row = rows.get(problem)
         if row is None:
             continue
         before = tried.setdefault(row, [])
+        if made not in (None, operator):  # what was decided on gave way to another
+            before.append(made)
+            continue
         evidence = _evidence(
             failures,
             row,

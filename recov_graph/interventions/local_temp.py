@@ -13,7 +13,7 @@ from recov_graph.interventions.mixing import Draw
 from recov_graph.interventions.online import Anchor, needs_of, on_pressure, steer_online
 from recov_graph.interventions.replay import go_on
 from recov_graph.models.base import Model
-from recov_graph.rollout import TopK
+from recov_graph.rollout import Rollout, TopK
 from recov_graph.signals import TokenSignals
 
 
@@ -65,7 +65,10 @@ class LocalTemp:
             prefix=prefix,
         ).rollouts[0]
         tokens = np.concatenate([prefix, window.token_ids])
-        return Attempt(go_on(model, failure, tokens), {"anchor": "replay", "position": position})
+        details = {"anchor": "replay", "position": position}
+        if window.finish_reason == "stop":  # also where the end itself is no token of the rollout
+            return Attempt(Rollout(model.decode(tokens), tokens, "stop"), details)
+        return Attempt(go_on(model, failure, tokens), details)
 
     def _act(self, specialist: TopK, _: TopK, __: TokenSignals, draw: Draw) -> int:
         return draw(specialist, self.temperature)

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from recov_graph.interventions.base import Failure
-from recov_graph.models.base import Ids, Model
+from recov_graph.models.base import Ids, Model, ends_text
 from recov_graph.rollout import Rollout
 
 Continuation = Literal["temperature", "greedy"]
@@ -17,7 +17,7 @@ def go_on(
     model: Model, failure: Failure, prefix: Ids, continuation: Continuation = "temperature"
 ) -> Rollout:
     """A whole rollout: the prefix and what the specialist writes after it."""
-    if len(prefix) and prefix[-1] == model.end_token:
+    if len(prefix) and ends_text(model, int(prefix[-1])):
         return Rollout(model.decode(prefix), prefix, "stop")
     room = failure.max_tokens - len(prefix)
     if room <= 0:

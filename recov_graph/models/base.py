@@ -63,6 +63,11 @@ def overhead_of(model: Model) -> Overhead:
     return told if isinstance(told, Overhead) else Overhead()
 
 
+def ends_text(model: Model, token: int) -> bool:
+    """Whether a token ends a text; a model may have others than `end_token`, in `end_tokens`."""
+    return token == model.end_token or token in getattr(model, "end_tokens", ())
+
+
 class Draft(NamedTuple):
     """The next token as the specialist wrote it ahead, and how it was drawn.
 

@@ -28,7 +28,7 @@ OUTCOMES = (
 )
 DECISIONS = (
     "SELECT problem_id, decisions.id, decisions.operator, probability, candidates, policy_hash, "
-    "attempts_left, tokens_left, measured, once, outcome, tokens "
+    "attempts_left, tokens_left, measured, once, outcome, tokens, interventions.operator "
     "FROM decisions LEFT JOIN interventions ON decision_id = decisions.id "
     "WHERE attempts_left IS NOT NULL "
     # What was decided on and never carried out, or could not be judged, tells nothing.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from recov_graph.models.openai.access import Access, AccessCache, probe
+from recov_graph.models.openai.access import Access, probe
+from recov_graph.models.openai.cache import AccessCache
 from recov_graph.models.openai.model import OpenAIModel
 
 __all__ = ["Access", "AccessCache", "OpenAIModel", "probe"]

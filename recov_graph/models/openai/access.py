@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 from langchain_core.messages import HumanMessage
@@ -20,7 +16,6 @@ from recov_graph.models.openai.replies import choices, decoded, ids_of, sampled_
 MOST_CALLS = 5
 MOST = 20  # log-probabilities that OpenAI's own API allows, and that the features need
 ASKED = "12+34*5-6?"  # read by any model, the embedded pair included
-FRESH_SECONDS = 24 * 3600.0
 
 # How the model is reached: with token ids; with texts whose tokens are echoed; with chat messages
 # of which the last can be continued; or with nothing but chat messages.
@@ -103,18 +98,28 @@ class _Calls:
         return request
 
 
-def probe(endpoint: Endpoint) -> Work[tuple[Access, int]]:
+def probe(endpoint: Endpoint, *, compared: bool = True) -> Work[tuple[Access, int]]:
     """Find out what a server offers, in at most five small calls; gives their number too.
+
+    Args:
+        endpoint: the model.
+        compared: whether another model is to be compared with it; if not, chat is preferred to
+            texts, which know no chat template.
 
     Raises:
         ModelError: the model cannot be had at all.
     """
     calls = _Calls(endpoint)
+    access: Access | None = None
     if not endpoint.bound:  # tools and formats need the server's own chat template and parsers
         access = yield from _by_completions(calls)
-        if access is not None:
-            return access, calls.made
-    access = yield from _by_chat(calls)
+    if access is None:
+        return (yield from _by_chat(calls)), calls.made
+    if access.way == "text" and not compared and calls.left:
+        try:
+            return (yield from _by_chat(calls)), calls.made
+        except ModelAccessError:
+            pass  # no chat at all
     return access, calls.made
 
 
@@ -128,15 +133,18 @@ def _by_completions(calls: _Calls) -> Work[Access | None]:
         reply = yield calls(endpoint.request("/completions", **body, prompt_logprobs=999))
     except ModelAccessError as error:
         _give_up(error)
-        most = _most_allowed(str(error))
+        most = _most_allowed(error.said)
         if most:
             return (yield from _by_tokens(calls, most))
-        if "prompt_logprobs" not in str(error):
+        if "prompt_logprobs" not in error.said:
             return None
         try:
             reply = yield calls(endpoint.request("/completions", **body))
         except ModelAccessError:
             return None
+    most = _listed(reply)
+    if most:  # it really gives as many
+        return (yield from _by_tokens(calls, most))
     listed = _echoed(reply)
     if not listed:
         return None
@@ -156,10 +164,8 @@ def _by_tokens(calls: _Calls, most: int) -> Work[Access | None]:
     templated, context = True, None
     try:
         tokenized = yield calls(
-            Request(
-                endpoint,
-                endpoint.beside("/tokenize"),
-                {"model": endpoint.model, "messages": [{"role": "user", "content": ASKED}]},
+            endpoint.request(
+                endpoint.beside("/tokenize"), messages=[{"role": "user", "content": ASKED}]
             )
         )
     except ModelAccessError as error:
@@ -229,7 +235,7 @@ def _by_chat(calls: _Calls) -> Work[Access]:
             _give_up(error)
             if not wanted or error.status == 404:
                 raise
-            wanted = _without(wanted, str(error), last=calls.left == 1)
+            wanted = _without(wanted, error.said, last=calls.left == 1)
     choice = choices(reply)[0]
     listed = _chat_listed(choice)
     seeds = None
@@ -282,14 +288,26 @@ def _without(wanted: Mapping[str, Any], message: str, *, last: bool) -> dict[str
 
 def _give_up(error: ModelError) -> None:
     """Raise an error that no other request would avoid."""
-    missing = error.status == 404 and re.search(r"model\b.*\b(exist|found)", str(error), re.I)
+    missing = error.status == 404 and re.search(r"\bmodel\b.*(exist|found)", error.said, re.I)
     if error.status in (401, 403) or missing:
         raise error
 
 
 def _most_allowed(message: str) -> int | None:
-    found = re.search(r"logprobs.*?(?:max\w*|at most|up to)\D{0,30}?(\d+)", message, re.I)
+    """The most log-probabilities that vLLM says it allows."""
+    found = re.search(r"logprobs of .*?max allowed: *(\d+)", message, re.I)
     return int(found[1]) if found else None
+
+
+def _listed(reply: Any) -> int:
+    """The log-probabilities per prompt token that a reply holds; 0 where it holds none."""
+    try:
+        told = choices(reply)[0].get("prompt_logprobs")
+    except ModelError:
+        return 0
+    entries = told if isinstance(told, Sequence) and not isinstance(told, str) else []
+    lists = [entry for entry in entries if isinstance(entry, Mapping)]
+    return min((len(entry) for entry in lists), default=0)
 
 
 def _echoed(reply: Any) -> int:
@@ -319,65 +337,3 @@ def _content(choice: Mapping[str, Any]) -> Any:
 def _whole(reply: Any, name: str) -> int | None:
     value = reply.get(name) if isinstance(reply, Mapping) else None
     return value if isinstance(value, int) and value > 0 else None
-
-
-def found_out(endpoint: Endpoint, cache: AccessCache) -> Work[tuple[Access, int]]:
-    """What a server offers, as it was found out before or is now; and the calls that cost."""
-    known = cache.get(endpoint)
-    if known is not None:
-        return known, 0
-    access, calls = yield from probe(endpoint)
-    cache.put(endpoint, access)
-    return access, calls
-
-
-class AccessCache:
-    """What was found out, one small JSON file for each address and model.
-
-    Args:
-        folder: by default `RECOV_GRAPH_CACHE`, else the user's cache folder.
-        seconds: after which a server is asked again.
-    """
-
-    def __init__(self, folder: Path | None = None, *, seconds: float = FRESH_SECONDS) -> None:
-        given = folder or os.environ.get("RECOV_GRAPH_CACHE")
-        if given is None:
-            import platformdirs
-
-            given = Path(platformdirs.user_cache_dir("recov-graph"))
-        self.folder, self.seconds = Path(given), seconds
-
-    def get(self, endpoint: Endpoint) -> Access | None:
-        """What is known of an endpoint, unless it is too old or unreadable."""
-        path = self.path(endpoint)
-        try:
-            data = json.loads(path.read_text("utf-8"))
-            known = [data["base_url"], data["model"], data["bound"]]
-            if known == self._key(endpoint) and 0 <= time.time() - data["time"] < self.seconds:
-                return Access.from_data(data["access"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            pass
-        return None
-
-    def put(self, endpoint: Endpoint, access: Access) -> None:
-        """Keep it; a folder that cannot be written only costs asking again."""
-        base_url, model, bound = self._key(endpoint)
-        data = {"base_url": base_url, "model": model, "bound": bound, "time": time.time()}
-        path = self.path(endpoint)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(f".{os.getpid()}.part")
-            part.write_text(json.dumps({**data, "access": access.as_data()}), "utf-8")
-            part.replace(path)
-        except OSError:
-            pass
-
-    def path(self, endpoint: Endpoint) -> Path:
-        """The file of an endpoint."""
-        import hashlib
-
-        text = json.dumps(self._key(endpoint))
-        return self.folder / f"access-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
-
-    def _key(self, endpoint: Endpoint) -> list[Any]:
-        return [endpoint.address, endpoint.model, sorted(endpoint.bound)]

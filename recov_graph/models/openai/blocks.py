@@ -8,13 +8,12 @@ Where it takes another one, the rest of the block is discarded.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from recov_graph.errors import ModelReplyError
 from recov_graph.models.base import Draft, Ids
-from recov_graph.models.openai.endpoint import Request, naming
+from recov_graph.models.openai.endpoint import naming
 from recov_graph.models.openai.replies import (
     Listed,
     choices,
@@ -29,6 +28,15 @@ from recov_graph.rollout import FinishReason, TopK, Usage
 
 # Under it servers clamp the temperature; the likeliest token is as good as sure there anyway.
 GREEDY = 0.02
+# What a server may do by default for a model, or a user have set in `extra_body`, and a draft must
+# not: it is drawn from nothing but the listed tokens at the temperature.
+UNTOUCHED = {
+    "top_p": 1.0,
+    "min_p": 0.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "repetition_penalty": 1.0,
+}
 
 
 class BlockSession:
@@ -58,7 +66,7 @@ class BlockSession:
         self._wire, self._tokens = wire, list(head)
         self._room = wire.room(len(head), max_tokens)
         self._temperature = 0.0 if temperature < GREEDY else temperature
-        self._rng = np.random.default_rng(seed)
+        self._rng = np.random.default_rng([seed, 1])  # the caller draws from the seed itself
         self._block = block
         self._drafted: list[int] = []
         self._lists: tuple[list[Listed], list[Listed]] = ([], [])
@@ -100,7 +108,7 @@ class BlockSession:
             self._at = len(self._drafted)
         self._tokens.append(token)
         self._room -= 1
-        if token == self._wire.end_token:
+        if token in self._wire.ends:
             self.finished = "stop"
         elif self._room < 1:
             self.finished = "length"
@@ -110,30 +118,36 @@ class BlockSession:
         written, specialist = self._specialist()
         tokens = [int(token) for token in written]
         request = self._wire.scoring("ancestor", [[*self._tokens, *tokens]])
-        reply = self._send(request)
+        reply = request.endpoint.send(request)
         told = spent(reply)
         read = len(self._tokens) + len(tokens) if told.prompt is None else told.prompt
         self.usage += Usage(scored_tokens=read + (told.completion or 0))
         with naming(request.endpoint):
             ancestor = prompt_lists(choices(reply)[0], tokens, len(self._tokens) + len(tokens))
             top_k(ancestor)
+        # The drafted token is listed whatever its rank; a target that depends on the draft would
+        # not be that of token-by-token mixing.
+        ancestor = [
+            {t: p for t, p in listed.items() if len(listed) <= self._wire.k or t != token}
+            for listed, token in zip(ancestor, tokens, strict=True)
+        ]
         self._drafted, self._lists, self._at = tokens, (specialist, ancestor), 0
 
     def _specialist(self) -> tuple[Ids, list[Listed]]:
-        reply = self._send(
-            self._wire.specialist.request(
-                "/completions",
-                prompt=self._tokens,
-                max_tokens=min(self._block, self._room),
-                temperature=self._temperature,
-                # Sampled from just the tokens that are listed, so that the proposal is known.
-                top_k=self._wire.k,
-                seed=int(self._rng.integers(2**31)),
-                logprobs=self._wire.k,
-                return_token_ids=True,
-                return_tokens_as_token_ids=True,
-            )
+        request = self._wire.specialist.request(
+            "/completions",
+            prompt=self._tokens,
+            max_tokens=min(self._block, self._room),
+            temperature=self._temperature,
+            # Sampled from just the tokens that are listed, so that the proposal is known.
+            top_k=self._wire.k,
+            **UNTOUCHED,
+            seed=int(self._rng.integers(2**31)),
+            logprobs=self._wire.k,
+            return_token_ids=True,
+            return_tokens_as_token_ids=True,
         )
+        reply = request.endpoint.send(request)
         told = spent(reply)
         read = len(self._tokens) if told.prompt is None else told.prompt
         self.usage += Usage(read, told.completion or 0)  # whatever the reply turns out to be
@@ -151,6 +165,3 @@ class BlockSession:
             lists = [named_ids(entry) for entry in listed]
             top_k(lists)  # raises where one is impossible
             return rollout.token_ids, lists
-
-    def _send(self, request: Request) -> Any:
-        return request.endpoint.send(request)

@@ -21,8 +21,14 @@ from recov_graph.models.openai.replies import choices, evenly, finish_of, spent,
 from recov_graph.models.openai.wire import Recent, gathered
 from recov_graph.rollout import Rollout, Usage
 
-CHARACTERS_PER_TOKEN = 4  # of English, for what no server has counted yet
+CHARACTERS_PER_TOKEN = 4  # of English
 TEMPLATE = 8  # tokens that a chat template adds, about
+
+
+def estimated_length(text: str) -> int:
+    """About how many tokens a prompt has that no server has counted yet, rather too many."""
+    plain = sum(character.isascii() for character in text)
+    return plain // CHARACTERS_PER_TOKEN + len(text) - plain + TEMPLATE
 
 
 class ChatWire:
@@ -37,6 +43,7 @@ class ChatWire:
 
     def __init__(self, endpoint: Endpoint, access: Access) -> None:
         self.several = False  # as far as is known
+        self.alone = False
         self.endpoint, self.access = endpoint, access
         self._lengths: Recent[int] = Recent()
 
@@ -101,7 +108,7 @@ class ChatWire:
     def prompt_length(self, prompt: str) -> int:
         """Tokens as the server counted them last, else about as many."""
         known = self._lengths.get(prompt)
-        return known if known is not None else len(prompt) // CHARACTERS_PER_TOKEN + TEMPLATE
+        return known if known is not None else estimated_length(prompt)
 
 
 def _rollouts(found: Sequence[Any], written: int | None) -> list[Rollout]:

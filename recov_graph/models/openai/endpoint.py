@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import json
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ import openai
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
 from langchain_openai.chat_models.base import BaseChatOpenAI
+from pydantic_core import from_json
 
 from recov_graph.errors import (
     ModelAccessError,
@@ -81,8 +83,8 @@ class Endpoint:
 
     @property
     def address(self) -> str:
-        """As `base_url`, without a user's name and password: for messages and files."""
-        return str(self.chat.root_client.base_url.copy_with(userinfo=b"")).rstrip("/")
+        """As `base_url`, without name, password and query: for messages and files."""
+        return str(self.chat.root_client.base_url.copy_with(userinfo=b"", query=None)).rstrip("/")
 
     def __str__(self) -> str:
         return f"model {self.model!r} at {self.address}"
@@ -112,12 +114,13 @@ class Endpoint:
                     messages, parameters = _split(request)
                     return _chat_reply(self.chat.generate([messages], **parameters))
                 client = self.chat.root_client
-                return client.post(request.path, body=request.body, cast_to=object)
+                return _parsed(client.post(request.path, body=request.body, cast_to=str))
             except Exception as error:
                 typed = self._typed(error, request)
                 if typed is error:
                     raise
-                raise typed from (None if _about_keys(typed) else error)
+                # The first error's own text may repeat the key; ours says all that it does.
+                raise typed from None
 
     async def asend(self, request: Request) -> Any:
         """As `send`, without blocking the event loop.
@@ -153,11 +156,14 @@ class Endpoint:
             )
         if isinstance(error, openai.APIStatusError) and error.status_code < 500:
             path = "/chat/completions" if request.path == CHAT else request.path
-            fix = "check the model's name and --base-url" if error.status_code == 404 else ""
+            fix = ""
+            if error.status_code == 404:
+                fix = "check the model's name, and that --base-url ends as it should (/v1?)"
             return ModelAccessError(
                 f"{where} does not take this request to {path} (HTTP {error.status_code}): {said}"
                 + (f"; {fix}" if fix else ""),
                 status=error.status_code,
+                said=said,
             )
         if isinstance(error, openai.APIStatusError):
             return ModelUnavailableError(
@@ -209,8 +215,16 @@ class Endpoint:
         return cut(" ".join(text.split()), 300)
 
 
-def _about_keys(error: Exception) -> bool:
-    return isinstance(error, ModelError) and error.status in (401, 403)
+def _parsed(text: str) -> Any:
+    """The JSON of a reply; log-probabilities are long lists that name the same keys over and over.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return from_json(text, cache_strings="keys")
+    except ValueError:
+        return json.loads(text)  # which takes halves of characters, too
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import numpy as np
 from recov_graph.errors import InvalidInputError, ModelError, ModelReplyError, NotScorableError
 from recov_graph.models.base import Generation, Ids, Role, Scores
 from recov_graph.models.openai.access import Access
-from recov_graph.models.openai.chat import CHARACTERS_PER_TOKEN, TEMPLATE
+from recov_graph.models.openai.chat import estimated_length
 from recov_graph.models.openai.endpoint import Endpoint, Request, Work
 from recov_graph.models.openai.replies import (
     Listed,
@@ -50,6 +50,7 @@ class MessageWire:
     ) -> None:
         self.specialist, self.ancestor, self.access, self.k = specialist, ancestor, access, k
         self.several = True
+        self.alone = False
         self.end_token = -1
         self._texts: Recent[str] = Recent()
         self._spelling: dict[int, str] = dict(access.vocabulary)
@@ -66,7 +67,8 @@ class MessageWire:
         prefix: Ids,
     ) -> Work[Generation]:
         """As `Model.sample`; a prefix goes along as the assistant's message."""
-        messages, how = _messages(prompt, self.decode(prefix) if len(prefix) else None)
+        begun = self.decode(prefix) if len(prefix) else ""
+        messages, how = _messages(prompt, begun)
 
         def ask(missing: int, there: int) -> Request:
             return self.specialist.request(
@@ -87,6 +89,9 @@ class MessageWire:
                 self._lengths.put(prompt, length)
             try:
                 rollouts = [self._rollout(choice) for choice in choices(reply)]
+                for rollout in rollouts:  # the whole is asked for next, and may not be spelled out
+                    whole = np.concatenate([prefix, rollout.token_ids])
+                    self._texts.put(_key(whole), begun + rollout.text)
             except ModelError as error:
                 error.usage = Usage(length, told.completion or 0)
                 raise
@@ -101,10 +106,9 @@ class MessageWire:
                 "the server stopped telling token ids; run `recov-graph doctor` to find out anew "
                 "what it offers"
             )
-        if finish == "stop" and len(tokens) and choice.get("stop_reason") is None:
+        if finish == "stop" and len(tokens) and choice.get("stop_reason") in (None, tokens[-1]):
             self.end_token = int(tokens[-1])
             tokens = tokens[:-1]
-        self._texts.put(_key(tokens), text)
         return Rollout(text, tokens, finish)
 
     def score(self, prompt: str, completions: Sequence[Ids], role: Role) -> Work[Scores]:
@@ -167,10 +171,10 @@ class MessageWire:
     def prompt_length(self, prompt: str) -> int:
         """Tokens as the server counted them last, else about as many."""
         known = self._lengths.get(prompt)
-        return known if known is not None else len(prompt) // CHARACTERS_PER_TOKEN + TEMPLATE
+        return known if known is not None else estimated_length(prompt)
 
 
-def _messages(prompt: str, begun: str | None) -> tuple[list[dict[str, str]], dict[str, bool]]:
+def _messages(prompt: str, begun: str) -> tuple[list[dict[str, str]], dict[str, bool]]:
     """A prompt, with what the assistant has begun to say, and how that is to be gone on with."""
     messages = [{"role": "user", "content": prompt}]
     if not begun:

@@ -16,8 +16,9 @@ from pydantic import ValidationError
 
 from recov_graph.errors import InvalidInputError
 from recov_graph.models.base import Capability, Generation, Ids, Overhead, Role, Scores
-from recov_graph.models.openai.access import Access, AccessCache, found_out, tokenizers_differ
+from recov_graph.models.openai.access import Access, tokenizers_differ
 from recov_graph.models.openai.blocks import BlockSession
+from recov_graph.models.openai.cache import AccessCache, found_out
 from recov_graph.models.openai.chat import ChatWire
 from recov_graph.models.openai.endpoint import Endpoint, arun, run
 from recov_graph.models.openai.messages import MessageWire
@@ -96,7 +97,7 @@ class OpenAIModel:
             self.ancestor = _endpoint("ancestor", ancestor, where, max_concurrency)
         elif ancestor_base_url is not None:
             raise InvalidInputError(
-                f"ancestor_base_url is {ancestor_base_url!r} without an ancestor; name the model "
+                "ancestor_base_url is given without an ancestor; name the model "
                 "there with ancestor='openai:NAME'"
             )
         self.name = name or self.specialist.model
@@ -107,6 +108,10 @@ class OpenAIModel:
         self._wire: Wire | None = None
         # Many may be the first to use the model, and only one of them is to ask the servers.
         self._lock = threading.RLock()
+
+    def __repr__(self) -> str:
+        ancestor = "" if self.ancestor is None else f", ancestor: {self.ancestor}"
+        return f"OpenAIModel({self.specialist}{ancestor})"
 
     @property
     def overhead(self) -> Overhead:
@@ -124,7 +129,9 @@ class OpenAIModel:
         """
         with self._lock:
             if self._access is None:
-                self._access = self._noted(run(found_out(self.specialist, self._cache)))
+                self._access = self._noted(
+                    run(found_out(self.specialist, self._cache, compared=self.ancestor is not None))
+                )
             return self._access
 
     @property
@@ -134,7 +141,9 @@ class OpenAIModel:
             return None
         with self._lock:
             if self._ancestor_access is None:
-                self._ancestor_access = self._noted(run(found_out(self.ancestor, self._cache)))
+                self._ancestor_access = self._noted(
+                    run(found_out(self.ancestor, self._cache, compared=True))
+                )
             return self._ancestor_access
 
     @property
@@ -186,6 +195,12 @@ class OpenAIModel:
     def end_token(self) -> int:
         """The end-of-text token, as far as it was seen; -1 before."""
         return self._reached().end_token
+
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """All tokens that were seen to end a text."""
+        wire = self._reached()
+        return frozenset(wire.ends) if isinstance(wire, TokenWire) else frozenset({wire.end_token})
 
     def sample(
         self,
@@ -271,7 +286,7 @@ class OpenAIModel:
             wire,
             head,
             temperature=temperature,
-            max_tokens=max_tokens or 2**31,
+            max_tokens=2**31 if max_tokens is None else max_tokens,
             seed=seed,
             block=self.block,
         )
@@ -318,8 +333,8 @@ def _endpoint(role: str, given: Chat, base_url: str | None, max_concurrency: int
         given = _chat_model(role, given, base_url)
     elif base_url is not None and isinstance(given, BaseChatOpenAI):
         raise InvalidInputError(
-            f"the {role} is a chat model, which has an address already; leave base_url "
-            f"{base_url!r} out, or give 'openai:NAME'"
+            f"the {role} is a chat model, which has an address already; leave base_url out, "
+            "or give 'openai:NAME'"
         )
     if not isinstance(given, BaseChatOpenAI):
         raise InvalidInputError(

@@ -16,7 +16,7 @@ import numpy as np
 from recov_graph.errors import InvalidInputError, ModelError, ModelReplyError, NotScorableError
 from recov_graph.models.base import Generation, Ids, Role, Scores
 from recov_graph.models.openai.access import Access
-from recov_graph.models.openai.chat import CHARACTERS_PER_TOKEN
+from recov_graph.models.openai.chat import CHARACTERS_PER_TOKEN, estimated_length
 from recov_graph.models.openai.endpoint import Endpoint, Request, Work
 from recov_graph.models.openai.replies import (
     Listed,
@@ -82,6 +82,7 @@ class TextWire:
     ) -> None:
         self.specialist, self.ancestor, self.access, self.k = specialist, ancestor, access, k
         self.several = True
+        self.alone = False
         self._spelling = Spelling()
         self._lengths: Recent[int] = Recent()
 
@@ -102,7 +103,7 @@ class TextWire:
             return self.specialist.request(
                 "/completions",
                 prompt=text,
-                n=missing,
+                n=missing if temperature else 1,  # all greedy ones are alike
                 temperature=temperature,
                 max_tokens=max_tokens,
                 seed=seed + there,
@@ -204,4 +205,4 @@ class TextWire:
     def prompt_length(self, prompt: str) -> int:
         """Tokens as the server counted them last, else about as many."""
         known = self._lengths.get(prompt)
-        return known if known is not None else len(prompt) // CHARACTERS_PER_TOKEN + 1
+        return known if known is not None else estimated_length(prompt)

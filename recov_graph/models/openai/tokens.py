@@ -14,7 +14,7 @@ import numpy as np
 from recov_graph.errors import InvalidInputError, ModelError, ModelReplyError
 from recov_graph.models.base import Generation, Ids, Role, Scores
 from recov_graph.models.openai.access import Access
-from recov_graph.models.openai.chat import CHARACTERS_PER_TOKEN, TEMPLATE
+from recov_graph.models.openai.chat import estimated_length
 from recov_graph.models.openai.endpoint import Endpoint, Request, Work, run
 from recov_graph.models.openai.replies import (
     choices,
@@ -47,7 +47,9 @@ class TokenWire:
     ) -> None:
         self.specialist, self.ancestor, self.access, self.k = specialist, ancestor, access, k
         self.several = True
+        self.alone = False
         self.end_token = UNKNOWN_END
+        self.ends: set[int] = set()
         self._context = access.context
         self._prompts: Recent[list[int]] = Recent()
         self._texts: Recent[str] = Recent()
@@ -96,8 +98,10 @@ class TokenWire:
                 f"the server stopped telling token ids: {short(choice, 200)}; run "
                 "`recov-graph doctor` to find out anew what it offers"
             )
-        if finish == "stop" and len(tokens) and choice.get("stop_reason") is None:
+        if finish == "stop" and len(tokens) and choice.get("stop_reason") in (None, tokens[-1]):
+            # A model may have several; the last one seen stands for all in `end_token`.
             self.end_token = int(tokens[-1])
+            self.ends.add(self.end_token)
         return Rollout(text_of(choice), tokens, finish)
 
     def score(self, prompt: str, completions: Sequence[Ids], role: Role) -> Work[Scores]:
@@ -143,11 +147,7 @@ class TokenWire:
         asked: dict[str, Any] = {"prompt": prompt}
         if self.access.chat:
             asked = {"messages": [{"role": "user", "content": prompt}]}
-        reply = yield Request(
-            self.specialist,
-            self.specialist.beside("/tokenize"),
-            {"model": self.specialist.model, **asked},
-        )
+        reply = yield self.specialist.request(self.specialist.beside("/tokenize"), **asked)
         tokens = reply.get("tokens") if isinstance(reply, dict) else None
         if not isinstance(tokens, list) or not all(isinstance(token, int) for token in tokens):
             raise ModelReplyError(f"/tokenize gave {short(reply)}; expected a list of tokens")
@@ -173,7 +173,7 @@ class TokenWire:
 
     def decode(self, tokens: Ids) -> str:
         """As `Model.decode`; the end-of-text token has no text."""
-        kept = [int(token) for token in tokens if int(token) != self.end_token]
+        kept = [int(token) for token in tokens if int(token) not in self.ends]
         if not kept:
             return ""
         key = np.array(kept, np.int32).tobytes().hex()
@@ -198,4 +198,4 @@ class TokenWire:
         try:
             return len(run(self.tokenized(prompt)))
         except ModelError:  # the call that this is to foresee will say why
-            return len(prompt) // CHARACTERS_PER_TOKEN + TEMPLATE
+            return estimated_length(prompt)

@@ -20,6 +20,7 @@ class Wire(Protocol):
 
     end_token: int
     several: bool  # whether the server gives several choices at once where asked
+    alone: bool  # whether it refuses to be asked for several
 
     def sample(
         self,
@@ -102,7 +103,7 @@ def gathered(wire: Wire, wanted: int, ask: Asking, read: Reading) -> Work[Genera
     batch = Batch(wanted)
     while batch.missing:
         try:
-            request = ask(batch.missing, len(batch.rollouts))
+            request = ask(1 if wire.alone else batch.missing, len(batch.rollouts))
             reply = yield request
             rollouts, prompt_tokens, written = read(reply)
             if not rollouts:
@@ -110,6 +111,9 @@ def gathered(wire: Wire, wanted: int, ask: Asking, read: Reading) -> Work[Genera
             if request.body.get("n", 1) > 1:
                 wire.several = len(rollouts) > 1
         except ModelError as error:
+            if error.status in (400, 422) and request.body.get("n", 1) > 1:
+                wire.alone, wire.several = True, False  # if that was not it, one alone will tell
+                continue
             batch.failed(error)
             break
         batch.add(rollouts, prompt_tokens, written)
