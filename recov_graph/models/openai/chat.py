@@ -18,20 +18,11 @@ from recov_graph.models.base import Generation, Ids, Role, Scores
 from recov_graph.models.openai.access import Access
 from recov_graph.models.openai.endpoint import Endpoint, Request, Work
 from recov_graph.models.openai.replies import choices, evenly, finish_of, spent, text_of
-from recov_graph.models.openai.wire import Recent, gathered
+from recov_graph.models.openai.wire import CHARACTERS_PER_TOKEN, Wire, gathered
 from recov_graph.rollout import Rollout, Usage
 
-CHARACTERS_PER_TOKEN = 4  # of English
-TEMPLATE = 8  # tokens that a chat template adds, about
 
-
-def estimated_length(text: str) -> int:
-    """About how many tokens a prompt has that no server has counted yet, rather too many."""
-    plain = sum(character.isascii() for character in text)
-    return plain // CHARACTERS_PER_TOKEN + len(text) - plain + TEMPLATE
-
-
-class ChatWire:
+class ChatWire(Wire):
     """A model through ChatOpenAI: reasoning models, tool calls and plain chat.
 
     Args:
@@ -39,13 +30,9 @@ class ChatWire:
         access: what its server offers.
     """
 
-    end_token = -1
-
     def __init__(self, endpoint: Endpoint, access: Access) -> None:
+        super().__init__(endpoint, None, access, 0)
         self.several = False  # as far as is known
-        self.alone = False
-        self.endpoint, self.access = endpoint, access
-        self._lengths: Recent[int] = Recent()
 
     def sample(
         self,
@@ -60,7 +47,7 @@ class ChatWire:
         """As `Model.sample`; a prefix cannot be continued."""
         if len(prefix):
             raise InvalidInputError(
-                f"model {self.endpoint.model!r} was given a prefix of {len(prefix)} tokens; "
+                f"model {self.specialist.model!r} was given a prefix of {len(prefix)} tokens; "
                 "by chat messages alone none can be continued"
             )
 
@@ -72,7 +59,7 @@ class ChatWire:
                 parameters["temperature"] = temperature
             if "seed" not in self.access.refused:
                 parameters["seed"] = seed + there
-            return self.endpoint.chat_request([HumanMessage(prompt)], **parameters)
+            return self.specialist.chat_request([HumanMessage(prompt)], **parameters)
 
         def read(reply: object) -> tuple[list[Rollout], int | None, int | None]:
             told = spent(reply)
@@ -94,21 +81,16 @@ class ChatWire:
 
     def score(self, prompt: str, completions: Sequence[Ids], role: Role) -> Work[Scores]:
         """Not possible."""
-        raise NotScorableError(f"model {self.endpoint.model!r} cannot score a text")
+        raise NotScorableError(f"model {self.specialist.model!r} cannot score a text")
         yield  # makes this a generator, like the others
 
     def decode(self, tokens: Ids) -> str:
         """As `Model.decode`; only rollouts without tokens come from here."""
         if len(tokens):
             raise InvalidInputError(
-                f"model {self.endpoint.model!r} tells no token ids, so none can be decoded"
+                f"model {self.specialist.model!r} tells no token ids, so none can be decoded"
             )
         return ""
-
-    def prompt_length(self, prompt: str) -> int:
-        """Tokens as the server counted them last, else about as many."""
-        known = self._lengths.get(prompt)
-        return known if known is not None else estimated_length(prompt)
 
 
 def _rollouts(found: Sequence[Any], written: int | None) -> list[Rollout]:

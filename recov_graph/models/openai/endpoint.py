@@ -216,15 +216,18 @@ class Endpoint:
 
 
 def _parsed(text: str) -> Any:
-    """The JSON of a reply; log-probabilities are long lists that name the same keys over and over.
+    """The JSON of a reply; the text itself where it is none.
 
-    Raises:
-        ValueError: it is none.
+    Log-probabilities are long lists that name the same keys over and over.
     """
     try:
         return from_json(text, cache_strings="keys")
     except ValueError:
+        pass
+    try:
         return json.loads(text)  # which takes halves of characters, too
+    except ValueError:
+        return text
 
 
 @contextmanager

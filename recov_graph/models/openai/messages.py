@@ -15,7 +15,6 @@ import numpy as np
 from recov_graph.errors import InvalidInputError, ModelError, ModelReplyError, NotScorableError
 from recov_graph.models.base import Generation, Ids, Role, Scores
 from recov_graph.models.openai.access import Access
-from recov_graph.models.openai.chat import estimated_length
 from recov_graph.models.openai.endpoint import Endpoint, Request, Work
 from recov_graph.models.openai.replies import (
     Listed,
@@ -28,33 +27,22 @@ from recov_graph.models.openai.replies import (
     text_of,
     top_k,
 )
-from recov_graph.models.openai.wire import Recent, gathered
+from recov_graph.models.openai.wire import Recent, Wire, gathered
 from recov_graph.rollout import Rollout, Usage
 from recov_graph.words import short
 
 CONTINUED = {"continue_final_message": True, "add_generation_prompt": False}
 
 
-class MessageWire:
-    """Specialist and ancestor by chat messages.
-
-    Args:
-        specialist: whom is sampled.
-        ancestor: whom scores are compared with, where there is one.
-        access: what the specialist's server offers.
-        k: log-probabilities asked for at each position, beside the token's own.
-    """
+class MessageWire(Wire):
+    """Specialist and ancestor by chat messages; see `Wire`."""
 
     def __init__(
         self, specialist: Endpoint, ancestor: Endpoint | None, access: Access, k: int
     ) -> None:
-        self.specialist, self.ancestor, self.access, self.k = specialist, ancestor, access, k
-        self.several = True
-        self.alone = False
-        self.end_token = -1
+        super().__init__(specialist, ancestor, access, k)
         self._texts: Recent[str] = Recent()
         self._spelling: dict[int, str] = dict(access.vocabulary)
-        self._lengths: Recent[int] = Recent()
 
     def sample(
         self,
@@ -106,15 +94,11 @@ class MessageWire:
                 "the server stopped telling token ids; run `recov-graph doctor` to find out anew "
                 "what it offers"
             )
-        if finish == "stop" and len(tokens) and choice.get("stop_reason") in (None, tokens[-1]):
-            self.end_token = int(tokens[-1])
-            tokens = tokens[:-1]
-        return Rollout(text, tokens, finish)
+        return Rollout(text, self.without_end(choice, tokens), finish)
 
     def score(self, prompt: str, completions: Sequence[Ids], role: Role) -> Work[Scores]:
         """As `Model.score`: one prefill for each completion."""
-        endpoint = self.specialist if role == "specialist" else self.ancestor
-        assert endpoint is not None
+        endpoint = self.endpoint(role)
         topk, usage = [], Usage()
         for tokens in completions:
             messages, how = _messages(prompt, self.decode(tokens))
@@ -160,18 +144,13 @@ class MessageWire:
             return known
         try:
             return "".join(
-                self._spelling[int(token)] for token in tokens if int(token) != self.end_token
+                self._spelling[int(token)] for token in tokens if int(token) not in self.ends
             )
         except KeyError as error:
             raise InvalidInputError(
                 f"token {error.args[0]} is not known here: this server tells the text of a token "
                 "only where it scores one, and in this process it has not scored that one"
             ) from None
-
-    def prompt_length(self, prompt: str) -> int:
-        """Tokens as the server counted them last, else about as many."""
-        known = self._lengths.get(prompt)
-        return known if known is not None else estimated_length(prompt)
 
 
 def _messages(prompt: str, begun: str) -> tuple[list[dict[str, str]], dict[str, bool]]:

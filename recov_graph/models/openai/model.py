@@ -199,8 +199,7 @@ class OpenAIModel:
     @property
     def end_tokens(self) -> frozenset[int]:
         """All tokens that were seen to end a text."""
-        wire = self._reached()
-        return frozenset(wire.ends) if isinstance(wire, TokenWire) else frozenset({wire.end_token})
+        return frozenset(self._reached().ends)
 
     def sample(
         self,

@@ -16,7 +16,6 @@ import numpy as np
 from recov_graph.errors import InvalidInputError, ModelError, ModelReplyError, NotScorableError
 from recov_graph.models.base import Generation, Ids, Role, Scores
 from recov_graph.models.openai.access import Access
-from recov_graph.models.openai.chat import CHARACTERS_PER_TOKEN, estimated_length
 from recov_graph.models.openai.endpoint import Endpoint, Request, Work
 from recov_graph.models.openai.replies import (
     Listed,
@@ -27,7 +26,7 @@ from recov_graph.models.openai.replies import (
     text_of,
     top_k,
 )
-from recov_graph.models.openai.wire import Recent, gathered
+from recov_graph.models.openai.wire import CHARACTERS_PER_TOKEN, Wire, gathered
 from recov_graph.rollout import Rollout, Usage
 from recov_graph.words import short
 
@@ -65,26 +64,14 @@ class Spelling:
             ) from None
 
 
-class TextWire:
-    """Specialist and ancestor by texts.
-
-    Args:
-        specialist: whom is sampled.
-        ancestor: whom scores are compared with, where there is one.
-        access: what the specialist's server offers.
-        k: log-probabilities asked for at each position.
-    """
-
-    end_token = -1
+class TextWire(Wire):
+    """Specialist and ancestor by texts; see `Wire`."""
 
     def __init__(
         self, specialist: Endpoint, ancestor: Endpoint | None, access: Access, k: int
     ) -> None:
-        self.specialist, self.ancestor, self.access, self.k = specialist, ancestor, access, k
-        self.several = True
-        self.alone = False
+        super().__init__(specialist, ancestor, access, k)
         self._spelling = Spelling()
-        self._lengths: Recent[int] = Recent()
 
     def sample(
         self,
@@ -141,9 +128,7 @@ class TextWire:
 
     def score(self, prompt: str, completions: Sequence[Ids], role: Role) -> Work[Scores]:
         """As `Model.score`: the server echoes each completion, all in one request."""
-        endpoint = self.specialist if role == "specialist" else self.ancestor
-        assert endpoint is not None
-        reply = yield endpoint.request(
+        reply = yield self.endpoint(role).request(
             "/completions",
             prompt=[prompt + self.decode(tokens) for tokens in completions],
             max_tokens=1,  # not every server takes 0
@@ -201,8 +186,3 @@ class TextWire:
     def decode(self, tokens: Ids) -> str:
         """As `Model.decode`."""
         return "".join(self._spelling.text_of(int(token)) for token in tokens)
-
-    def prompt_length(self, prompt: str) -> int:
-        """Tokens as the server counted them last, else about as many."""
-        known = self._lengths.get(prompt)
-        return known if known is not None else estimated_length(prompt)

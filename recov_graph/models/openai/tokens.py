@@ -14,7 +14,6 @@ import numpy as np
 from recov_graph.errors import InvalidInputError, ModelError, ModelReplyError
 from recov_graph.models.base import Generation, Ids, Role, Scores
 from recov_graph.models.openai.access import Access
-from recov_graph.models.openai.chat import estimated_length
 from recov_graph.models.openai.endpoint import Endpoint, Request, Work, run
 from recov_graph.models.openai.replies import (
     choices,
@@ -25,31 +24,18 @@ from recov_graph.models.openai.replies import (
     text_of,
     top_k,
 )
-from recov_graph.models.openai.wire import Recent, gathered
+from recov_graph.models.openai.wire import Recent, Wire, estimated_length, gathered
 from recov_graph.rollout import Rollout, Usage
 from recov_graph.words import short
 
-UNKNOWN_END = -1  # no token has this id; the real one is learned from the first that ends
 
-
-class TokenWire:
-    """Specialist and ancestor by token ids.
-
-    Args:
-        specialist: whom is sampled.
-        ancestor: whom scores are compared with, where there is one.
-        access: what the specialist's server offers.
-        k: log-probabilities asked for at each position, beside the token's own.
-    """
+class TokenWire(Wire):
+    """Specialist and ancestor by token ids; see `Wire`."""
 
     def __init__(
         self, specialist: Endpoint, ancestor: Endpoint | None, access: Access, k: int
     ) -> None:
-        self.specialist, self.ancestor, self.access, self.k = specialist, ancestor, access, k
-        self.several = True
-        self.alone = False
-        self.end_token = UNKNOWN_END
-        self.ends: set[int] = set()
+        super().__init__(specialist, ancestor, access, k)
         self._context = access.context
         self._prompts: Recent[list[int]] = Recent()
         self._texts: Recent[str] = Recent()
@@ -98,10 +84,7 @@ class TokenWire:
                 f"the server stopped telling token ids: {short(choice, 200)}; run "
                 "`recov-graph doctor` to find out anew what it offers"
             )
-        if finish == "stop" and len(tokens) and choice.get("stop_reason") in (None, tokens[-1]):
-            # A model may have several; the last one seen stands for all in `end_token`.
-            self.end_token = int(tokens[-1])
-            self.ends.add(self.end_token)
+        self.without_end(choice, tokens)  # it is part of these rollouts
         return Rollout(text_of(choice), tokens, finish)
 
     def score(self, prompt: str, completions: Sequence[Ids], role: Role) -> Work[Scores]:
@@ -129,9 +112,7 @@ class TokenWire:
 
     def scoring(self, role: Role, prompts: Sequence[Sequence[int]]) -> Request:
         """The request that makes a model read prompts and tell what it would have written."""
-        endpoint = self.specialist if role == "specialist" else self.ancestor
-        assert endpoint is not None
-        return endpoint.request(
+        return self.endpoint(role).request(
             "/completions",
             prompt=prompts,
             max_tokens=1,  # none is not allowed

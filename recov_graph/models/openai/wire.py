@@ -2,42 +2,29 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
 from recov_graph.errors import ModelError, ModelReplyError
 from recov_graph.models.base import Generation, Ids, Role, Scores
-from recov_graph.models.openai.endpoint import Request, Work
+from recov_graph.models.openai.access import Access
+from recov_graph.models.openai.endpoint import Endpoint, Request, Work
+from recov_graph.models.openai.replies import finish_of
 from recov_graph.rollout import Rollout, Usage
 
 REMEMBERED = 4096
+UNKNOWN_END = -1
+CHARACTERS_PER_TOKEN = 4  # of English
+TEMPLATE = 8  # tokens that a chat template adds, about
 Value = TypeVar("Value")
 
 
-class Wire(Protocol):
-    """One way of reaching a specialist and its ancestor; see `recov_graph.models.Model`."""
-
-    end_token: int
-    several: bool  # whether the server gives several choices at once where asked
-    alone: bool  # whether it refuses to be asked for several
-
-    def sample(
-        self,
-        prompt: str,
-        *,
-        n: int,
-        temperature: float,
-        max_tokens: int,
-        seed: int,
-        prefix: Ids,
-    ) -> Work[Generation]: ...
-
-    def score(self, prompt: str, completions: Sequence[Ids], role: Role) -> Work[Scores]: ...
-
-    def decode(self, tokens: Ids) -> str: ...
-
-    def prompt_length(self, prompt: str) -> int: ...
+def estimated_length(text: str) -> int:
+    """About how many tokens a prompt has that no server has counted yet, rather too many."""
+    plain = sum(character.isascii() for character in text)
+    return plain // CHARACTERS_PER_TOKEN + len(text) - plain + TEMPLATE
 
 
 class Recent(Generic[Value]):
@@ -60,6 +47,74 @@ class Recent(Generic[Value]):
             except KeyError:  # another thread was faster
                 break
         return value
+
+
+class Wire(ABC):
+    """One way of reaching a specialist and its ancestor; see `recov_graph.models.Model`.
+
+    Args:
+        specialist: whom is sampled.
+        ancestor: whom scores are compared with, where there is one.
+        access: what the specialist's server offers.
+        k: log-probabilities asked for at each position, beside the token's own.
+
+    Attributes:
+        ends: the tokens that were seen to end a text.
+        end_token: the last of them; -1, which is no token, before one was seen.
+        several: whether the server gives several choices at once where asked.
+        alone: whether it refuses to be asked for several.
+    """
+
+    def __init__(
+        self, specialist: Endpoint, ancestor: Endpoint | None, access: Access, k: int
+    ) -> None:
+        self.specialist, self.ancestor, self.access, self.k = specialist, ancestor, access, k
+        self.ends: set[int] = set()
+        self.end_token = UNKNOWN_END
+        self.several, self.alone = True, False
+        self._lengths: Recent[int] = Recent()
+
+    @abstractmethod
+    def sample(
+        self,
+        prompt: str,
+        *,
+        n: int,
+        temperature: float,
+        max_tokens: int,
+        seed: int,
+        prefix: Ids,
+    ) -> Work[Generation]:
+        """As `Model.sample`."""
+
+    @abstractmethod
+    def score(self, prompt: str, completions: Sequence[Ids], role: Role) -> Work[Scores]:
+        """As `Model.score`."""
+
+    @abstractmethod
+    def decode(self, tokens: Ids) -> str:
+        """As `Model.decode`."""
+
+    def prompt_length(self, prompt: str) -> int:
+        """Tokens as the server counted them last, else about as many."""
+        known = self._lengths.get(prompt)
+        return known if known is not None else estimated_length(prompt)
+
+    def endpoint(self, role: Role) -> Endpoint:
+        """The endpoint of one of the two."""
+        endpoint = self.specialist if role == "specialist" else self.ancestor
+        assert endpoint is not None
+        return endpoint
+
+    def without_end(self, choice: Mapping[str, Any], tokens: Ids) -> Ids:
+        """The tokens of a choice without the one that ended it, which is remembered as such."""
+        ended = finish_of(choice) == "stop" and len(tokens)
+        # vLLM names the token where it is not the tokenizer's own end of text.
+        if not ended or choice.get("stop_reason") not in (None, tokens[-1]):
+            return tokens
+        self.end_token = int(tokens[-1])
+        self.ends.add(self.end_token)
+        return tokens[:-1]
 
 
 class Batch:
