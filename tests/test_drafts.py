@@ -25,7 +25,7 @@ from tests.openai_server import OpenAIServer, served
 
 VOCABULARY = 24  # all of the pair's tokens: nothing is cut off
 DRAWS = 300
-OPEN = ["2595+9243-8005-8281+7287?", "82276%98?"]  # where mixing changes most
+OPEN = "2595+9243-8005-8281+7287?"  # where mixing changes most
 
 
 @pytest.fixture(scope="module")
@@ -92,18 +92,15 @@ def test_sampled_output_is_distributed_as_that_of_token_by_token_mixing(
 ) -> None:
     how = {"temperature": 1.0, "max_tokens": 5}
     # Blocks of 3 in rollouts of 5: a draft is accepted, replaced, and begun anew.
-    blockwise = texts(over_http(urls, tmp_path, block=3), OPEN, draws=DRAWS, **how)
-    stepwise = texts(pair, OPEN, draws=2 * DRAWS, **how)
-    for i in range(len(OPEN)):
-        drafted = blockwise[i * DRAWS : (i + 1) * DRAWS]
-        stepped = stepwise[2 * i * DRAWS : 2 * (i + 1) * DRAWS]
-        assert same_distribution(drafted, stepped) > 1e-3
-        # The test can tell: the specialist alone writes something else.
-        alone = [
-            Retry().apply(Failure(Problem(prompt=OPEN[i]), 1.0, 5, seed), pair).rollout.text
-            for seed in range(2 * DRAWS)
-        ]
-        assert same_distribution(drafted, alone) < 1e-6
+    blockwise = texts(over_http(urls, tmp_path, block=3), [OPEN], draws=DRAWS, **how)
+    stepwise = texts(pair, [OPEN], draws=2 * DRAWS, **how)
+    assert same_distribution(blockwise, stepwise) > 1e-3
+    # The test can tell: the specialist alone writes something else.
+    alone = [
+        Retry().apply(Failure(Problem(prompt=OPEN), 1.0, 5, seed), pair).rollout.text
+        for seed in range(2 * DRAWS)
+    ]
+    assert same_distribution(blockwise, alone) < 1e-6
 
 
 def test_blocks_take_a_third_of_the_calls_or_less(tmp_path: Path) -> None:
