@@ -6,7 +6,7 @@ Run after `training.record_tape`::
 
 Writes ``recov_graph/routing/default_policy.json``: the cold-start rule's population and rates, a
 posterior for the embedded pair, and, for models whose samples cannot be measured, what the rollout
-features of its failures are like and how often `temp_lift` and `extend` rescue them. The tape has
+features of its failures are like and how often `extend` rescues those that were cut. The tape has
 neither: the same samples are drawn again, and these attempts anew.
 """
 
@@ -21,7 +21,7 @@ import numpy as np
 
 from recov_graph.evaluate.bench import bench_of_tape
 from recov_graph.graph import MAX_NEW_TOKENS, SAMPLES, TEMPERATURE
-from recov_graph.interventions import Extend, TempLift
+from recov_graph.interventions import Extend
 from recov_graph.models.embedded import EmbeddedPair, bundled_problems
 from recov_graph.problem import Problem
 from recov_graph.rollout import SAMPLE, Rollout
@@ -44,7 +44,7 @@ from training.record_tape import TIMES
 # As in `training.record_tape`; what is drawn again is checked against the tape.
 PROBLEMS_SEED, TAPE_SEED = 300, 9
 CUT = 40  # tokens after which completions are cut, to see what `extend` is good for
-TRIES = 16  # of `temp_lift` and `extend` at each problem
+TRIES = 16  # of `extend` at each problem
 STOP_BELOW = 0.05
 EXPLORE = 0.05
 
@@ -83,7 +83,8 @@ def shipped_policy() -> Policy:
         "rollout": rollout_part([drawn[one.id] for one in tape], tape, outcomes),
         "rescue": {
             **betas,
-            "temp_lift": lifted([drawn[one.id] for one in tape]),
+            # The others on prompts count like `retry` until they are measured where they are used:
+            # what a temperature does to this pair says nothing of another model.
             "extend": extended(list(drawn.values())),
         },
     }
@@ -95,16 +96,6 @@ def problems_drawn() -> dict[str, Problem]:
     exclude = frozenset(problem.prompt for problem in bundled_problems())
     levels = {kind: tuple(TIMES * n for n in counts) for kind, counts in BUNDLED.items()}
     return {p.id: p for p in problems(random.Random(PROBLEMS_SEED), exclude, levels)}
-
-
-def lifted(failed: Sequence[Problem]) -> Rescue:
-    """How often a higher temperature rescues the failures of the tape."""
-    operator = TempLift()
-    rates = [
-        passes(problem, operator.name, TRIES, operator.temperature, MAX_NEW_TOKENS).mean()
-        for problem in failed
-    ]
-    return beta_of(np.array(rates), TRIES)
 
 
 def extended(drawn: Sequence[Problem]) -> Rescue:
