@@ -10,7 +10,6 @@ from langchain_core.messages import HumanMessage
 
 from recov_graph.errors import (
     InvalidInputError,
-    ModelError,
     ModelReplyError,
     NotScorableError,
 )
@@ -61,18 +60,14 @@ class ChatWire(Wire):
                 parameters["seed"] = seed + there
             return self.specialist.chat_request([HumanMessage(prompt)], **parameters)
 
-        def read(reply: object) -> tuple[list[Rollout], int | None, int | None]:
-            told = spent(reply)
-            length = self.prompt_length(prompt) if told.prompt is None else told.prompt
-            self._lengths.put(prompt, length)
-            try:
-                return _rollouts(choices(reply), told.completion), length, told.completion
-            except ModelError as error:
-                error.usage = Usage(length, told.completion or 0)
-                raise
+        def read(reply: object) -> list[Rollout]:
+            return _rollouts(choices(reply), spent(reply).completion)
+
+        def length(told: int | None) -> int:
+            return self.counted(prompt, told)
 
         try:
-            return (yield from gathered(self, n, ask, read))
+            return (yield from gathered(self, n, ask, read, length))
         except ModelReplyError as error:
             # langchain-openai gives up on such a reply before it can be read what it cost.
             if error.usage is None or not error.usage.tokens:

@@ -70,22 +70,19 @@ class MessageWire(Wire):
                 **how,
             )
 
-        def read(reply: object) -> tuple[list[Rollout], int | None, int | None]:
-            told = spent(reply)
-            length = self.prompt_length(prompt) if told.prompt is None else told.prompt
-            if not len(prefix):
-                self._lengths.put(prompt, length)
-            try:
-                rollouts = [self._rollout(choice) for choice in choices(reply)]
-                for rollout in rollouts:  # the whole is asked for next, and may not be spelled out
-                    whole = np.concatenate([prefix, rollout.token_ids])
-                    self._texts.put(_key(whole), begun + rollout.text)
-            except ModelError as error:
-                error.usage = Usage(length, told.completion or 0)
-                raise
-            return rollouts, length, told.completion
+        def read(reply: object) -> list[Rollout]:
+            rollouts = [self._rollout(choice) for choice in choices(reply)]
+            for rollout in rollouts:  # the whole is asked for next, and may not be spelled out
+                whole = np.concatenate([prefix, rollout.token_ids])
+                self._texts.put(_key(whole), begun + rollout.text)
+            return rollouts
 
-        return (yield from gathered(self, n, ask, read))
+        def length(told: int | None) -> int:
+            if not len(prefix):
+                return self.counted(prompt, told)
+            return self.prompt_length(prompt) if told is None else told
+
+        return (yield from gathered(self, n, ask, read, length))
 
     def _rollout(self, choice: Mapping[str, Any]) -> Rollout:
         tokens, finish, text = ids_of(choice), finish_of(choice), text_of(choice)

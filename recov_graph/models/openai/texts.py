@@ -97,17 +97,10 @@ class TextWire(Wire):
                 logprobs=1,
             )
 
-        def read(reply: object) -> tuple[list[Rollout], int | None, int | None]:
-            told = spent(reply)
-            length = self.prompt_length(text) if told.prompt is None else told.prompt
-            self._lengths.put(text, length)
-            try:
-                return [self._rollout(one) for one in choices(reply)], length, told.completion
-            except ModelError as error:
-                error.usage = Usage(length, told.completion or 0)
-                raise
+        def read(reply: object) -> list[Rollout]:
+            return [self._rollout(choice) for choice in choices(reply)]
 
-        return (yield from gathered(self, n, ask, read))
+        return (yield from gathered(self, n, ask, read, lambda told: self.counted(text, told)))
 
     def _rollout(self, choice: Mapping[str, Any]) -> Rollout:
         text, finish = text_of(choice), finish_of(choice)

@@ -65,16 +65,13 @@ class TokenWire(Wire):
                 return_token_ids=True,
             )
 
-        def read(reply: object) -> tuple[list[Rollout], int | None, int | None]:
-            told = spent(reply)
-            try:
-                rollouts = [self.rollout(choice) for choice in choices(reply)]
-            except ModelError as error:
-                error.usage = Usage(told.prompt or len(head), told.completion or 0)
-                raise
-            return rollouts, len(head) if told.prompt is None else told.prompt, told.completion
+        def read(reply: object) -> list[Rollout]:
+            return [self.rollout(choice) for choice in choices(reply)]
 
-        return (yield from gathered(self, n, ask, read))
+        def length(told: int | None) -> int:
+            return len(head) if told is None else told
+
+        return (yield from gathered(self, n, ask, read, length))
 
     def rollout(self, choice: Any) -> Rollout:
         """A choice of a completion as a rollout."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
-from recov_graph.errors import ModelError, ModelReplyError
+from recov_graph.errors import ModelError
 from recov_graph.models.base import Generation, Ids, Role, Scores
 from recov_graph.models.openai.access import Access
 from recov_graph.models.openai.endpoint import Endpoint, Request, Work
-from recov_graph.models.openai.replies import finish_of
+from recov_graph.models.openai.replies import finish_of, spent
 from recov_graph.rollout import Rollout, Usage
 
 REMEMBERED = 4096
@@ -100,6 +100,10 @@ class Wire(ABC):
         known = self._lengths.get(prompt)
         return known if known is not None else estimated_length(prompt)
 
+    def counted(self, prompt: str, told: int | None) -> int:
+        """The tokens of a prompt, remembered where the server has just told them."""
+        return self._lengths.put(prompt, self.prompt_length(prompt) if told is None else told)
+
     def endpoint(self, role: Role) -> Endpoint:
         """The endpoint of one of the two."""
         endpoint = self.specialist if role == "specialist" else self.ancestor
@@ -130,10 +134,10 @@ class Batch:
         """How many are still to be had."""
         return self.wanted - len(self.rollouts)
 
-    def add(self, rollouts: Sequence[Rollout], read: int | None, written: int | None) -> None:
-        """Take in a reply's rollouts and the tokens that the server says it read and wrote."""
+    def add(self, rollouts: Sequence[Rollout], read: int, written: int | None) -> None:
+        """Take in a reply's rollouts and what was read and, if the server says so, written."""
         told = sum(len(rollout) for rollout in rollouts) if written is None else written
-        self.usage += Usage(read or 0, told)
+        self.usage += Usage(read, told)
         self.rollouts += rollouts[: self.missing]
 
     def failed(self, error: ModelError) -> None:
@@ -149,20 +153,33 @@ class Batch:
         return Generation(self.rollouts, self.usage)
 
 
-def gathered(wire: Wire, wanted: int, ask: Asking, read: Reading) -> Work[Generation]:
+def gathered(
+    wire: Wire, wanted: int, ask: Asking, read: Reading, length: Callable[[int | None], int]
+) -> Work[Generation]:
     """Ask for the rollouts that are missing until all are there.
 
     A server may ignore `n` and give one at a time, which the wire then knows. Where a later request
-    fails, what is finished is not lost.
+    fails, what is finished is not lost; a reply that is malformed is paid for all the same.
+
+    Args:
+        wire: on whose behalf.
+        wanted: rollouts in all.
+        ask: makes the request.
+        read: makes rollouts of a reply.
+        length: the prompt's tokens, given those that the server says it has read.
     """
     batch = Batch(wanted)
     while batch.missing:
         try:
             request = ask(1 if wire.alone else batch.missing, len(batch.rollouts))
             reply = yield request
-            rollouts, prompt_tokens, written = read(reply)
-            if not rollouts:
-                raise ModelReplyError("the reply has no choices")
+            told = spent(reply)
+            read_tokens = length(told.prompt)
+            try:
+                rollouts = read(reply)
+            except ModelError as error:
+                error.usage = Usage(read_tokens, told.completion or 0)
+                raise
             if request.body.get("n", 1) > 1:
                 wire.several = len(rollouts) > 1
         except ModelError as error:
@@ -171,7 +188,7 @@ def gathered(wire: Wire, wanted: int, ask: Asking, read: Reading) -> Work[Genera
                 continue
             batch.failed(error)
             break
-        batch.add(rollouts, prompt_tokens, written)
+        batch.add(rollouts, read_tokens, told.completion)
     return batch.done()
 
 
@@ -182,6 +199,6 @@ class Asking(Protocol):
 
 
 class Reading(Protocol):
-    """The rollouts of a reply, and the tokens it says were read and written."""
+    """The rollouts of a reply, at least one."""
 
-    def __call__(self, reply: object) -> tuple[list[Rollout], int | None, int | None]: ...
+    def __call__(self, reply: object) -> list[Rollout]: ...
