@@ -155,9 +155,15 @@ class MeteredModel:
         self._purpose: str | None = None
 
     def beside(self, model: Model, purpose: str = "escalate") -> MeteredModel:
-        """Another model on the same ledger; `purpose` is what the ledger calls all its calls."""
+        """Another model on the same ledger; `purpose` is what the ledger calls all its calls.
+
+        Where this model is part of something larger, the other takes its place there: a model says
+        so by a method `replaced_by(model)`.
+        """
         other = copy.copy(self)
-        other._model, other._purpose = model, purpose
+        replaced = getattr(self._model, "replaced_by", None)
+        other._model = model if replaced is None else replaced(model)
+        other._purpose = purpose
         return other
 
     @property

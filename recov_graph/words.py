@@ -15,6 +15,11 @@ def cut(text: str, limit: int = 80) -> str:
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
+def storable(text: str) -> str:
+    """The text with characters that were cut in half replaced: no file can hold them."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def short(value: Any, limit: int = 80) -> str:
     """A value as it would be typed, cut to `limit` characters."""
     return cut(repr(value), limit)

@@ -15,7 +15,8 @@ def as_model(value: Any, **servers: Any) -> Model:
     """A model from a model, a chat model of langchain-openai, or a name.
 
     Args:
-        value: "embedded" for the pair that ships, "openai:NAME", a `ChatOpenAI`, or a `Model`.
+        value: "embedded" for the pair that ships, "openai:NAME", a `ChatOpenAI`, another chat
+            model of LangChain (a black box), or a `Model`.
         servers: as for `OpenAIModel`, with "openai:NAME" or a `ChatOpenAI`; those that are None
             are left out.
 
@@ -34,6 +35,10 @@ def as_model(value: Any, **servers: Any) -> Model:
         )
     if _is_behind_a_server(value):
         return value  # type: ignore[no-any-return]
+    if _is_chat_model(value, "langchain_core.language_models.chat_models", "BaseChatModel"):
+        from recov_graph.models.chat import ChatModel
+
+        return ChatModel(value)
     if value == "embedded":
         from recov_graph.models.embedded import EmbeddedPair
 
@@ -41,8 +46,9 @@ def as_model(value: Any, **servers: Any) -> Model:
     if isinstance(value, Model) and not isinstance(value, type):
         return value
     raise InvalidInputError(
-        f"model is {value!r}; it must be 'embedded', 'openai:NAME', a ChatOpenAI, or an object "
-        "with name, capabilities, sample and the other members of recov_graph.models.Model"
+        f"model is {value!r}; it must be 'embedded', 'openai:NAME', a chat model of LangChain, "
+        "or an object with name, capabilities, sample and the other members of "
+        "recov_graph.models.Model"
     )
 
 
@@ -52,11 +58,13 @@ def _is_behind_a_server(value: Any) -> bool:
     return module is not None and isinstance(value, module.OpenAIModel)
 
 
-def _is_chat_model(value: Any) -> bool:
-    """Whether langchain-openai made it, without importing that for everything else."""
-    module = sys.modules.get("langchain_openai.chat_models.base")
+def _is_chat_model(
+    value: Any, home: str = "langchain_openai.chat_models.base", kind: str = "BaseChatOpenAI"
+) -> bool:
+    """Whether it is a chat model of that kind, without importing that for everything else."""
+    module = sys.modules.get(home)
     chat = getattr(value, "bound", value)  # what `bind` and `bind_tools` wrap
-    return module is not None and isinstance(chat, module.BaseChatOpenAI)
+    return module is not None and isinstance(chat, getattr(module, kind))
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 from recov_graph.errors import ModelReplyError, NotScorableError
 from recov_graph.models.base import Ids
 from recov_graph.rollout import PAD_ID, FinishReason, TopK
-from recov_graph.words import short
+from recov_graph.words import short, storable
 
 ID_PREFIX = "token_id:"  # how vLLM writes a token where it is asked for ids
 ROUNDING = 1e-3  # a log-probability this far above 0 is a rounded 0
@@ -68,11 +68,6 @@ def text_of(choice: Mapping[str, Any]) -> str:
     if not text and choice.get("tool_calls"):
         return json.dumps(choice["tool_calls"], default=str)
     return storable(text or "")
-
-
-def storable(text: str) -> str:
-    """The text with characters that were cut in half replaced: no file can hold them."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def finish_of(choice: Mapping[str, Any]) -> FinishReason:

@@ -1,0 +1,149 @@
+"""Any chat model of LangChain as a model: nothing but texts, and what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_core.messages.utils import count_tokens_approximately
+from langchain_core.runnables import Runnable, RunnableBinding
+
+from recov_graph.errors import InvalidInputError, ModelReplyError
+from recov_graph.models.base import Capability, Generation, Model
+from recov_graph.models.black_box import BlackBox, Variation
+from recov_graph.rollout import FinishReason, Rollout, Usage
+from recov_graph.words import short, storable
+
+UNLIMITED = 2**31  # a longest completion of so many tokens is none
+DEFAULT_TEMPERATURE = 1.0  # of the APIs, where a chat model leaves it to them
+CUT = frozenset({"length", "max_tokens", "max_output_tokens", "model_length"})
+
+Chat = Runnable[Any, Any]
+
+
+class ChatModel(BlackBox):
+    """A chat model of LangChain, of any provider, with or without parameters or tools bound.
+
+    Args:
+        chat: the chat model.
+        name: part of the cell that failures are compared within; by default the model's name.
+
+    Raises:
+        InvalidInputError: it is none.
+    """
+
+    def __init__(self, chat: Chat, *, name: str | None = None) -> None:
+        if innermost(chat) is None:
+            raise InvalidInputError(
+                f"chat is {short(chat)}; it must be a chat model of LangChain, such as a ChatOpenAI"
+            )
+        super().__init__(name or name_of(chat), capabilities_of(chat))
+        self.chat = chat
+
+    def call(self, variation: Variation) -> Generation:
+        """One rollout of one human message."""
+        chat = self.chat if variation.model is None else chat_of(variation.model)
+        varied = with_decoding(chat, variation.temperature, variation.max_tokens)
+        messages = [HumanMessage(variation.prompt)]
+        reply = varied.invoke(messages)
+        if not isinstance(reply, AIMessage):
+            raise ModelReplyError(f"model {self.name!r} replied {short(reply)}, not an AIMessage")
+        return generation_of(reply, messages)
+
+    def prompt_length(self, prompt: str) -> int:
+        """About as many tokens as the prompt has."""
+        return count_tokens_approximately([HumanMessage(prompt)])
+
+
+def chat_of(model: Model) -> Chat:
+    """The chat model that a model is reached by.
+
+    Raises:
+        InvalidInputError: it is reached by none.
+    """
+    chat = getattr(model, "chat", None)
+    if chat is None:  # an OpenAIModel has one at each of its endpoints
+        chat = getattr(getattr(model, "specialist", None), "chat", None)
+    if not isinstance(chat, Runnable):
+        raise InvalidInputError(
+            f"model {model.name!r} is reached by no chat model, so it cannot stand in for one; "
+            "give 'openai:NAME' or a chat model of LangChain"
+        )
+    return chat
+
+
+def innermost(chat: Any) -> BaseChatModel | None:
+    """The chat model inside what `bind` and `bind_tools` make; None where there is none."""
+    while isinstance(chat, RunnableBinding):
+        chat = chat.bound
+    return chat if isinstance(chat, BaseChatModel) else None
+
+
+def name_of(chat: Chat) -> str:
+    """What a chat model calls its model, else its class."""
+    model = innermost(chat)
+    for attribute in ("model_name", "model"):
+        name = getattr(model, attribute, None)
+        if isinstance(name, str) and name:
+            return name
+    return type(model or chat).__name__
+
+
+def capabilities_of(chat: Chat) -> frozenset[Capability]:
+    """What can be varied of a chat model."""
+    can = {Capability.SAMPLE, Capability.INSTRUCT}
+    model = innermost(chat)
+    if model is not None and "temperature" in type(model).model_fields:
+        can.add(Capability.TEMPERATURE)
+    return frozenset(can)
+
+
+def temperature_of(chat: Chat) -> float:
+    """The decoding temperature that a chat model was given, else that of the usual APIs."""
+    given = getattr(innermost(chat), "temperature", None)
+    # Those who are given 0 are greedy; below this a temperature is none to us.
+    return DEFAULT_TEMPERATURE if given is None else max(float(given), 0.001)
+
+
+def with_decoding(chat: Chat, temperature: float, max_tokens: int) -> Chat:
+    """The chat model with another temperature and length, as far as these differ and it has them.
+
+    A copy: whoever else uses the chat model does not see it.
+    """
+    if isinstance(chat, RunnableBinding):
+        bound = with_decoding(chat.bound, temperature, max_tokens)
+        return chat if bound is chat.bound else chat.model_copy(update={"bound": bound})
+    if not isinstance(chat, BaseChatModel):
+        return chat
+    fields = type(chat).model_fields
+    changed: dict[str, Any] = {}
+    if "temperature" in fields and temperature != temperature_of(chat):
+        changed["temperature"] = temperature
+    if "max_tokens" in fields and max_tokens < UNLIMITED:
+        changed["max_tokens"] = max_tokens
+    return chat.model_copy(update=changed) if changed else chat
+
+
+def generation_of(reply: AIMessage, asked: Sequence[BaseMessage]) -> Generation:
+    """A reply as the one rollout of a call; where it does not tell its cost, about that."""
+    told = reply.usage_metadata
+    usage = (
+        Usage(max(0, told["input_tokens"]), max(0, told["output_tokens"]))
+        if told
+        else Usage(count_tokens_approximately(asked), count_tokens_approximately([reply]))
+    )
+    nothing = np.zeros(0, np.int32)
+    text = storable(str(reply.text))
+    return Generation(
+        [Rollout(text, nothing, finish_of(reply), written=usage.completion_tokens)], usage
+    )
+
+
+def finish_of(reply: AIMessage) -> FinishReason:
+    """How a reply ended, as the provider tells it: "length" where it was cut."""
+    told = reply.response_metadata
+    reasons = (told.get(name) for name in ("finish_reason", "stop_reason", "done_reason"))
+    return "length" if any(str(reason).lower() in CUT for reason in reasons) else "stop"
