@@ -22,10 +22,10 @@ from recov_graph.models.openai.cache import AccessCache, found_out
 from recov_graph.models.openai.chat import ChatWire
 from recov_graph.models.openai.endpoint import Endpoint, arun, run
 from recov_graph.models.openai.messages import MessageWire
-from recov_graph.models.openai.replies import storable
 from recov_graph.models.openai.texts import TextWire
 from recov_graph.models.openai.tokens import TokenWire
 from recov_graph.models.openai.wire import Wire
+from recov_graph.words import storable
 
 PREFIX = "openai:"
 TOP_K = 20
