@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 from recov_graph.errors import InvalidInputError, ModelError, RecovGraphError
 from recov_graph.models.base import (
@@ -134,6 +134,14 @@ class Ledger:
             self.spent += Usage.from_dict(call)
 
 
+class Made(NamedTuple):
+    """A call that was made: what it asked, what it gave, and its entry in the ledger."""
+
+    asked: tuple[str, Any]
+    result: Generation | Scores
+    entry: dict[str, Any]
+
+
 class MeteredModel:
     """A model whose every call is checked against the budget before and entered after.
 
@@ -145,14 +153,22 @@ class MeteredModel:
         budget: the limits.
         problem_id: makes the ids of the ledger's entries.
         calls: what was spent before, entries by id.
+        made: calls that a node had made when it was interrupted, with what they gave: when it is
+            run again they are not made, nor paid, again.
     """
 
     def __init__(
-        self, model: Model, budget: Budget, problem_id: str, calls: Mapping[str, Mapping[str, Any]]
+        self,
+        model: Model,
+        budget: Budget,
+        problem_id: str,
+        calls: Mapping[str, Mapping[str, Any]],
+        made: Mapping[str, Made] | None = None,
     ) -> None:
         self._model = model
         self._ledger = Ledger(budget, problem_id, calls)
         self._purpose: str | None = None
+        self.made: dict[str, Made] = dict(made or {})
 
     def beside(self, model: Model, purpose: str = "escalate") -> MeteredModel:
         """Another model on the same ledger; `purpose` is what the ledger calls all its calls.
@@ -214,6 +230,7 @@ class MeteredModel:
             max_tokens = min(max_tokens, int(share) // n)
         return self._timed(
             "sample",
+            (self.name, prompt, n, temperature, max_tokens, [int(token) for token in prefix]),
             lambda: self._model.sample(
                 prompt,
                 n=n,
@@ -228,7 +245,11 @@ class MeteredModel:
         """As `Model.score`; refused where the tokens left do not cover it."""
         read = self._model.prompt_length(prompt) + overhead_of(self._model).per_scored
         self._ledger.left(sum(read + len(tokens) for tokens in completions))
-        return self._timed("score", lambda: self._model.score(prompt, completions, role=role))
+        return self._timed(
+            "score",
+            (self.name, prompt, [[int(token) for token in tokens] for tokens in completions], role),
+            lambda: self._model.score(prompt, completions, role=role),
+        )
 
     def open(
         self,
@@ -269,19 +290,26 @@ class MeteredModel:
         """As `Model.prompt_length`."""
         return self._model.prompt_length(prompt)
 
-    def _timed(self, purpose: str, call: Callable[[], Result]) -> Result:
+    def _timed(self, purpose: str, asked: Any, call: Callable[[], Result]) -> Result:
+        """The result of a call, entered; of one that was made before the node was interrupted.
+
+        Two calls are the same where they ask the same; seeds may be fresh ones.
+        """
+        call_id = self._ledger.new_id()
+        before = self.made.get(call_id)
+        if before is not None and before.asked == (purpose, asked):
+            self._ledger.restore({call_id: before.entry})
+            return cast(Result, before.result)
         started = time.monotonic()
         try:
             result = call()
         except ModelError as error:
             if error.usage is not None:  # what was spent before it failed is spent
-                self._enter(purpose, error.usage, started)
+                self._ledger.enter(call_id, self._purpose or purpose, error.usage, started)
             raise
-        self._enter(purpose, result.usage, started)
+        self._ledger.enter(call_id, self._purpose or purpose, result.usage, started)
+        self.made[call_id] = Made((purpose, asked), result, self.calls[call_id])
         return result
-
-    def _enter(self, purpose: str, usage: Usage, started: float) -> None:
-        self._ledger.enter(self._ledger.new_id(), self._purpose or purpose, usage, started)
 
 
 class _MeteredSession:

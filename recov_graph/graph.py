@@ -16,6 +16,7 @@ from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Checkpointer
 
 from recov_graph.budget import Budget
+from recov_graph.context import RecoveryContext, context_schema
 from recov_graph.errors import InvalidInputError
 from recov_graph.interventions import Intervention, resolve
 from recov_graph.models import Model, as_model
@@ -23,8 +24,9 @@ from recov_graph.nodes import Nodes
 from recov_graph.policies import PolicyShelf
 from recov_graph.recorder import Recorder
 from recov_graph.routing import Policy, Router, as_router
+from recov_graph.settings import Settings
 from recov_graph.signals import checked_temperature
-from recov_graph.state import RecoveryContext, RecoveryInput, RecoveryOutput, RecoveryState
+from recov_graph.state import RecoveryInput, RecoveryOutput, RecoveryState
 from recov_graph.store import TraceStore
 from recov_graph.verifiers import Verifier, as_verifier
 from recov_graph.workspace import KEPT_PROBLEMS
@@ -49,6 +51,7 @@ def build_recovery_graph(
     temperature: float = TEMPERATURE,
     max_new_tokens: int = MAX_NEW_TOKENS,
     seed: int | None = None,
+    approve: Iterable[str] = (),
     kind: str = "graph",
     open_problems: int = KEPT_PROBLEMS,
 ) -> Graph:
@@ -70,6 +73,8 @@ def build_recovery_graph(
         temperature: decoding temperature of plain rollouts, 0.001 to 1e6.
         max_new_tokens: longest completion.
         seed: makes runs repeatable; None draws fresh randomness.
+        approve: names of interventions that a person approves, at an interrupt, before they are
+            paid; needs a checkpointer. Refused ones are not chosen again for the problem.
         kind: what the trace store calls runs of this graph.
         open_problems: of how many problems under way at a time arrays are kept in memory.
 
@@ -103,40 +108,50 @@ def build_recovery_graph(
         )
     if isinstance(store, str | Path):
         store = TraceStore(store)
+    settings = Settings(
+        router,
+        chosen,
+        budget or Budget(),
+        checked_temperature(temperature),
+        seed,
+        _names("approve", approve),
+    )
     recorder = Recorder(
         store, kind=kind, model=model.name, verifier=verifier.name, router=router, seed=seed
     )
     nodes = Nodes(
         model,
         verifier,
-        router=router,
-        interventions=chosen,
-        budget=budget or Budget(),
+        settings=settings,
         recorder=recorder,
         samples=samples,
-        temperature=checked_temperature(temperature),
         max_new_tokens=max_new_tokens,
-        seed=seed,
         open_problems=open_problems,
     )
     graph: Graph = StateGraph(
         RecoveryState,
-        context_schema=RecoveryContext,
+        context_schema=context_schema(chosen),
         input_schema=RecoveryInput,
         output_schema=RecoveryOutput,
     )
-    graph.add_node("generate", nodes.generate)
-    graph.add_node("verify", nodes.verify)
-    graph.add_node("featurize", nodes.featurize)
-    graph.add_node("classify", nodes.classify)
-    graph.add_node("intervene", nodes.intervene)
+    for node in (
+        nodes.generate,
+        nodes.verify,
+        nodes.featurize,
+        nodes.classify,
+        nodes.intervene,
+    ):
+        says = (node.__doc__ or "").splitlines()[0]
+        graph.add_node(node.__name__, node, metadata={"description": says})
     graph.add_edge(START, "generate")
     graph.add_edge("generate", "verify")
     # Every conditional edge has a path_map: without one a misspelt target ends a run quietly.
     graph.add_conditional_edges("verify", _after_verify, {"failed": "featurize", "done": END})
     graph.add_edge("featurize", "classify")
     graph.add_conditional_edges("classify", _after_classify, {"try": "intervene", "stop": END})
-    graph.add_edge("intervene", "verify")
+    graph.add_conditional_edges(
+        "intervene", _after_intervene, {"attempted": "verify", "refused": "classify"}
+    )
     return graph
 
 
@@ -159,12 +174,24 @@ def create_recovery_graph(
     return graph.compile(checkpointer=checkpointer, name=name)
 
 
+def _names(what: str, value: Any) -> frozenset[str]:
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise InvalidInputError(f"{what} is {value!r}; it must be a list of names")
+    return frozenset(map(str, value))
+
+
 def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _after_verify(state: RecoveryState) -> str:
     return "done" if state.get("stop_reason") else "failed"
+
+
+def _after_intervene(state: RecoveryState) -> str:
+    # An attempt that failed to be made ends the problem, by way of verify.
+    refused = state.get("refused", [])[-1:] == [state["route"][-1]["operator"]]
+    return "refused" if refused and not state.get("stop_reason") else "attempted"
 
 
 def _after_classify(state: RecoveryState) -> str:

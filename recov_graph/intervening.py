@@ -58,7 +58,7 @@ def _possible(
     decision, lengths = state["route"][-1], lengths_of(state, measuring.model)
     ranked = (decision["operator"], *(c["operator"] for c in decision["candidates"]))
     for operator in dict.fromkeys(ranked):
-        if operator is None:
+        if operator not in interventions:  # none, or not without approval
             continue
         one = interventions[operator]
         measured = failure.traces or Capability.SCORE not in one.needs

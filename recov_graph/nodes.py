@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, cast
-from uuid import uuid4
 
 from langchain_core.messages import AIMessage
 from langgraph.errors import GraphBubbleUp
 from langgraph.runtime import Runtime
 
+from recov_graph.approval import approved
 from recov_graph.attempts import (
     SAMPLE,
     answer_of,
@@ -22,7 +21,8 @@ from recov_graph.attempts import (
     shares,
     value_of,
 )
-from recov_graph.budget import Budget, BudgetExhausted, MeteredModel
+from recov_graph.budget import BudgetExhausted, MeteredModel
+from recov_graph.context import RecoveryContext, given_context
 from recov_graph.errors import InvalidInputError, ModelError
 from recov_graph.evidence import evidence_of
 from recov_graph.intervening import intervene
@@ -32,16 +32,16 @@ from recov_graph.models.base import Capability, Model
 from recov_graph.problem import Problem
 from recov_graph.recorder import Recorder
 from recov_graph.rollout import Usage
-from recov_graph.routing.decision import Evidence, Router, wants_features
+from recov_graph.routing.decision import Evidence, wants_features
 from recov_graph.seeds import call_seed
-from recov_graph.signals import checked_temperature
+from recov_graph.settings import Settings
 from recov_graph.state import (
     DecisionData,
-    RecoveryContext,
     RecoveryState,
     StopReason,
     VerdictData,
     given_problem,
+    new_recovery_id,
 )
 from recov_graph.verifiers import Verifier, judge
 from recov_graph.workspace import Workspace
@@ -58,71 +58,66 @@ class Nodes:
         model: Model,
         verifier: Verifier,
         *,
-        router: Router,
-        interventions: Mapping[str, Intervention],
-        budget: Budget,
+        settings: Settings,
         recorder: Recorder,
         samples: int,
-        temperature: float,
         max_new_tokens: int,
-        seed: int | None,
         open_problems: int,
     ) -> None:
         self.model = model
         self.verifier = verifier
-        self.router = router
-        self.interventions = interventions
-        self.budget = budget
+        self.settings = settings
         self.recorder = recorder
         self.samples = samples
-        self.temperature = temperature
         self.max_new_tokens = max_new_tokens
-        self.seed = seed
         self._workspace = Workspace(open_problems)
         self._measuring = Measuring(model, self._workspace, recorder)
 
     def generate(self, state: State, runtime: Runtime[RecoveryContext]) -> Changes:
         """Sample the first rollouts."""
         problem = given_problem(state)
-        context = self._context(runtime)
-        recovery_id = uuid4().hex
+        settings = self._settings(runtime)
+        recovery_id = new_recovery_id(runtime.execution_info)
         started: Changes = {
             "problem": None,  # the next problem of this thread may come as messages
             "current": problem.model_dump(),
             "recovery_id": recovery_id,
             "attempts": [],
             "route": [],
+            "refused": [],
             "calls": {},
             "features": None,
             "stop_reason": None,
             "error": None,
         }
         self.recorder.started(recovery_id, problem)
-        meter = self._meter(cast(State, started), context)
+        meter = self._meter(cast(State, started), settings)
         n = min(self.samples, meter.budget.max_attempts)
-        seed = call_seed(context.seed, problem.id, 0)
+        seed = call_seed(settings.seed, problem.id, 0)
         try:
             rollouts = meter.sample(
                 problem.prompt,
                 n=n,
-                temperature=self._temperature(context),
+                temperature=settings.temperature,
                 max_tokens=self.max_new_tokens,
                 seed=seed,
             ).rollouts
             if not rollouts:
                 raise ModelError(f"model {self.model.name!r} returned no rollouts, asked for {n}")
         except GraphBubbleUp:
+            self._interrupted(recovery_id, meter)
             raise
         except Exception as error:
             return self._failed_call(cast(State, started), meter, error, runtime)
         arrays = self._workspace.of(recovery_id)
+        arrays.made = {}
         attempts = [
             new_attempt(
                 recovery_id,
                 position,
                 SAMPLE,
                 rollout,
-                temperature=self._temperature(context),
+                temperature=settings.temperature,
                 seed=seed,
                 spent=spent,
             )
@@ -141,15 +136,21 @@ class Nodes:
         if state.get("stop_reason"):
             return {"stop_reason": state["stop_reason"]}
         problem = Problem.model_validate(state["current"])
+        arrays = self._workspace.of(state["recovery_id"])
         attempts = []
         judged = []
         for attempt in state["attempts"]:
             if attempt["verdict"] is None:
-                verdict = judge(self.verifier, problem, attempt["text"])
-                attempt = {**attempt, "verdict": cast(VerdictData, verdict.as_dict())}
+                name = attempt["id"]
+                # Kept until all are judged: a verifier that asks a person interrupts at each.
+                if name not in arrays.verdicts:
+                    arrays.verdicts[name] = judge(self.verifier, problem, attempt["text"])
+                verdict = arrays.verdicts[name].as_dict()
+                attempt = {**attempt, "verdict": cast(VerdictData, verdict)}
                 judged.append(attempt)
                 runtime.stream_writer(attempt_event(attempt))
             attempts.append(attempt)
+        arrays.verdicts = {}
         decision = state["route"][-1] if state["route"] else None
         self.recorder.judged(judged, decision)
         changes: Changes = {"attempts": attempts}
@@ -164,21 +165,21 @@ class Nodes:
         return changes
 
     def featurize(self, state: State, runtime: Runtime[RecoveryContext]) -> Changes:
-        """Measure the failed samples where the router goes by features, once a problem.
+        """Measure the failed samples, once, where the router goes by features.
 
         Of a black-box model, whose samples cannot be measured, what they tell by themselves.
         """
         if Capability.SCORE not in self.model.capabilities:
             return {"features": state["features"] or self._told(state, runtime)}
-        context = self._context(runtime)
-        meter = self._meter(state, context)
+        settings = self._settings(runtime)
+        meter = self._meter(state, settings)
         attempts_left = meter.budget.max_attempts - len(state["attempts"])
         if state["route"] or attempts_left <= 0 or self._measuring.expected_cost(state) is None:
             return {"features": state["features"]}
-        if not wants_features(self.router, self._evidence(state, context, meter)):
+        if not wants_features(settings.router, self._evidence(state, settings, meter)):
             return {"features": None}
         try:
-            changes = self._measured(state, context, meter, runtime)
+            changes = self._measured(state, settings, meter, runtime)
         except GraphBubbleUp:
             raise
         except Exception as error:
@@ -189,18 +190,19 @@ class Nodes:
         """Ask the router for the next operator, or stop."""
         if state.get("stop_reason"):
             return {"stop_reason": state["stop_reason"]}
-        meter = self._meter(state, self._context(runtime))
+        settings = self._settings(runtime)
+        meter = self._meter(state, settings)
         reached = meter.budget.reached(meter.spent)
-        evidence = self._evidence(state, self._context(runtime), meter)
+        evidence = self._evidence(state, settings, meter)
         affordable = any(cost <= evidence.tokens_left for cost in evidence.costs.values())
         if reached or evidence.attempts_left <= 0 or (evidence.costs and not affordable):
             return self._finish(state, "budget_exhausted", runtime)
         if not evidence.costs:  # nothing that was chosen from can help such a failure
             return self._finish(state, "out_of_reach", runtime)
-        decided = self.router.decide(evidence)
+        decided = settings.router.decide(evidence)
         if decided.operator is not None and decided.operator not in evidence.costs:
             raise InvalidInputError(
-                f"router {self.router.name!r} chose {decided.operator!r}; "
+                f"router {settings.router.name!r} chose {decided.operator!r}; "
                 f"possible here are {', '.join(evidence.costs)}, or None to stop"
             )
         step = len(state["route"])
@@ -210,8 +212,8 @@ class Nodes:
                 "id": f"{state['recovery_id']}/decision{step}",
                 "step": step,
                 **decided.as_dict(),
-                "policy": self.router.name,
-                "policy_hash": self.router.content_hash,
+                "policy": settings.router.name,
+                "policy_hash": settings.router.content_hash,
                 "attempts_left": evidence.attempts_left,
                 "tokens_left": None if math.isinf(evidence.tokens_left) else evidence.tokens_left,
                 "measured": evidence.features is not None,
@@ -226,20 +228,26 @@ class Nodes:
         return changes
 
     def intervene(self, state: State, runtime: Runtime[RecoveryContext]) -> Changes:
-        """Make the attempt that was decided on."""
-        context = self._context(runtime)
-        meter = self._meter(state, context)
-        position = len(state["attempts"])
+        """Make the attempt that was decided on, once approved where that is asked for."""
+        settings = self._settings(runtime)
+        decision = state["route"][-1]
+        chosen = decision["operator"]
+        assert chosen is not None
         problem = Problem.model_validate(state["current"])
+        if chosen in settings.approve and not approved(decision, problem.prompt):
+            runtime.stream_writer({"type": "refused", "operator": chosen})
+            return {"refused": [*state["refused"], chosen]}
+        meter = self._meter(state, settings)
+        position = len(state["attempts"])
         changes: Changes = {}
         try:
-            if self._repairs(state["route"][-1]["operator"]) and state["features"] is None:
-                changes = self._measured(state, context, meter, runtime)
+            if self._repairs(settings, chosen) and state["features"] is None:
+                changes = self._measured(state, settings, meter, runtime)
             failure = Failure(
                 problem=problem,
-                temperature=self._temperature(context),
+                temperature=settings.temperature,
                 max_tokens=self.max_new_tokens,
-                seed=call_seed(context.seed, problem.id, position),
+                seed=call_seed(settings.seed, problem.id, position),
                 traces=self._measuring.traces(_with(state, **changes)),
                 focus=len(state["route"]) - 1,
             )
@@ -247,10 +255,15 @@ class Nodes:
                 state,
                 failure,
                 meter,
-                interventions=self.interventions,
+                interventions={
+                    name: one
+                    for name, one in self._open_to(state, settings).items()
+                    if name == chosen or name not in settings.approve
+                },
                 measuring=self._measuring,
             )
         except GraphBubbleUp:
+            self._interrupted(state["recovery_id"], meter)
             raise
         except Exception as error:
             return self._failed_call(_with(state, **changes), meter, error, runtime)
@@ -265,6 +278,7 @@ class Nodes:
             details=made.details,
         )
         self.recorder.attempted(state["recovery_id"], [attempt], meter.calls)
+        self._workspace.of(state["recovery_id"]).made = {}
         return {
             **changes,
             "attempts": [*state["attempts"], attempt],
@@ -282,14 +296,14 @@ class Nodes:
     def _measured(
         self,
         state: State,
-        context: RecoveryContext,
+        settings: Settings,
         meter: MeteredModel,
         runtime: Runtime[RecoveryContext],
     ) -> Changes:
         """Features of the failed samples, announced; None where they cannot be had."""
         if self._measuring.expected_cost(state) is None and not self._measuring.why_not(state):
             return {"features": state["features"]}
-        measured = self._measuring.measure(state, meter, self._temperature(context))
+        measured = self._measuring.measure(state, meter, settings.temperature)
         features = None if measured is None else measured._asdict()
         event = {"type": "features", "features": features}
         if features is None and (why := self._measuring.why_not(state)):
@@ -297,38 +311,35 @@ class Nodes:
         runtime.stream_writer(event)
         return {"features": features}
 
-    def _repairs(self, operator: str | None) -> bool:
+    def _repairs(self, settings: Settings, operator: str) -> bool:
         """Whether an operator needs a measured trace."""
-        return operator is not None and Capability.SCORE in self.interventions[operator].needs
+        return Capability.SCORE in settings.interventions[operator].needs
 
-    def _evidence(self, state: State, context: RecoveryContext, meter: MeteredModel) -> Evidence:
+    def _open_to(self, state: State, settings: Settings) -> Mapping[str, Intervention]:
+        """The interventions that nobody refused."""
+        refused = state.get("refused") or ()
+        return {name: one for name, one in settings.interventions.items() if name not in refused}
+
+    def _evidence(self, state: State, settings: Settings, meter: MeteredModel) -> Evidence:
         return evidence_of(
             state,
             model=self.model,
-            interventions=self.interventions,
+            interventions=self._open_to(state, settings),
             measuring=self._measuring,
             meter=meter,
-            seed=context.seed,
+            seed=settings.seed,
         )
 
-    def _context(self, runtime: Runtime[RecoveryContext]) -> RecoveryContext:
-        """The invocation's context with the graph's own settings where it leaves them open."""
-        # As a subgraph, the parent's context object arrives here: use it only where it is ours.
-        given = runtime.context if isinstance(runtime.context, RecoveryContext) else None
-        context = given or RecoveryContext()
-        if context.seed is None:
-            context = replace(context, seed=self.seed)
-        return context
+    def _settings(self, runtime: Runtime[RecoveryContext]) -> Settings:
+        return self.settings.changed_by(given_context(runtime))
 
-    def _temperature(self, context: RecoveryContext) -> float:
-        given = context.temperature
-        return self.temperature if given is None else checked_temperature(given)
+    def _meter(self, state: State, settings: Settings) -> MeteredModel:
+        made = self._workspace.of(state["recovery_id"]).made
+        return MeteredModel(self.model, settings.budget, state["recovery_id"], state["calls"], made)
 
-    def _meter(self, state: State, context: RecoveryContext) -> MeteredModel:
-        limits = ("max_attempts", "max_tokens", "max_seconds")
-        changed = {name: getattr(context, name) for name in limits}
-        budget = replace(self.budget, **{k: v for k, v in changed.items() if v is not None})
-        return MeteredModel(self.model, budget, state["recovery_id"], state["calls"])
+    def _interrupted(self, recovery_id: str, meter: MeteredModel) -> None:
+        """Keep what was paid: the node is run again from its start once the graph goes on."""
+        self._workspace.of(recovery_id).made = meter.made
 
     def _failed_call(
         self,

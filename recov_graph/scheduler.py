@@ -17,10 +17,10 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.memory import InMemorySaver
 
 from recov_graph.batch import Batch
+from recov_graph.context import RecoveryContext
 from recov_graph.errors import InvalidInputError
 from recov_graph.graph import CompiledGraph, Graph
 from recov_graph.problem import Problem
-from recov_graph.state import RecoveryContext
 
 # What a problem stops before: what a decision is told differs from what a call may spend.
 STOPS = ("classify", "intervene")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal
+from uuid import UUID, uuid4, uuid5
 
 from langchain_core.messages import AnyMessage, HumanMessage
 from langgraph.graph.message import add_messages
+from langgraph.runtime import ExecutionInfo
+from pydantic import Field
+from typing_extensions import Required, TypedDict  # pydantic makes schemas of these only
 
 from recov_graph.errors import InvalidInputError
 from recov_graph.problem import Problem, as_problem
 
+NAMESPACE = UUID("2b9c8a52-6f0e-4a8e-9d57-6c0c5b2f1a34")  # of ids of problems under way
 StopReason = Literal["solved", "out_of_reach", "budget_exhausted", "verifier_error", "model_error"]
 
 
@@ -62,10 +66,30 @@ class DecisionData(TypedDict):
     once: dict[str, int]
 
 
+class ProblemData(TypedDict, total=False):
+    """A problem's fields; see `recov_graph.Problem`."""
+
+    prompt: Required[
+        Annotated[str, Field(title="Prompt", description="What the model is asked.", min_length=1)]
+    ]
+    answer: Annotated[
+        Any, Field(title="Answer", description="What the verifier compares with, if it does.")
+    ]
+    id: Annotated[str, Field(title="Name", description="By default made from the prompt.")]
+    task: Annotated[
+        str,
+        Field(title="Task", description="The kind of problem; failures are compared within it."),
+    ]
+    metadata: Annotated[
+        dict[str, Any],
+        Field(title="Metadata", description="For the verifier; the model never sees it."),
+    ]
+
+
 class RecoveryInput(TypedDict, total=False):
     """A problem's fields, or chat messages of which the last human one is the prompt."""
 
-    problem: dict[str, Any]
+    problem: Annotated[ProblemData, Field(title="Problem")]
     messages: Annotated[list[AnyMessage], add_messages]
 
 
@@ -102,32 +126,22 @@ class RecoveryOutput(TypedDict, total=False):
 class RecoveryState(RecoveryOutput, total=False):
     """Everything between the nodes. Every node writes whole values, so nothing is ever doubled.
 
-    `problem` is what the caller gives; `current` is the problem under way.
+    `problem` is what the caller gives; `current` is the problem under way; `refused` are the
+    interventions that a person did not approve.
     """
 
-    problem: dict[str, Any] | None
+    problem: ProblemData | None
     current: dict[str, Any]
     recovery_id: str
+    refused: list[str]
     calls: dict[str, dict[str, Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class RecoveryContext:
-    """What may differ from one invocation to the next; None keeps the graph's own setting.
-
-    Args:
-        max_attempts: as `Budget.max_attempts`.
-        max_tokens: as `Budget.max_tokens`.
-        max_seconds: as `Budget.max_seconds`.
-        temperature: decoding temperature of plain rollouts.
-        seed: makes the run repeatable.
-    """
-
-    max_attempts: int | None = None
-    max_tokens: int | None = None
-    max_seconds: float | None = None
-    temperature: float | None = None
-    seed: int | None = None
+def new_recovery_id(execution: ExecutionInfo | None) -> str:
+    """An id for a problem: the same where its first node is run again after an interrupt."""
+    if execution is None:
+        return uuid4().hex
+    return uuid5(NAMESPACE, f"{execution.checkpoint_id}/{execution.task_id}").hex
 
 
 def given_problem(state: RecoveryState) -> Problem:

@@ -7,8 +7,10 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
 
+from recov_graph.budget import Made
 from recov_graph.rollout import Rollout
 from recov_graph.trace import Trace
+from recov_graph.verifiers import Verdict
 
 KEPT_PROBLEMS = 256
 
@@ -17,13 +19,16 @@ KEPT_PROBLEMS = 256
 class Arrays:
     """First rollouts, measured traces and the calls that measured them, of one problem by id.
 
-    `unscorable` says why its rollouts cannot be scored, once that has turned out.
+    `unscorable` says why its rollouts cannot be scored, once that has turned out. `made` and
+    `verdicts` are what a node had, by id, when it was interrupted.
     """
 
     rollouts: dict[str, Rollout] = field(default_factory=dict)
     traces: dict[str, Trace] = field(default_factory=dict)
     calls: dict[str, dict[str, Any]] = field(default_factory=dict)
     unscorable: str | None = None
+    made: dict[str, Made] = field(default_factory=dict)
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
 
 
 class Workspace:

@@ -10,13 +10,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recov_graph.budget import Budget, BudgetExhausted, MeteredModel
+from recov_graph.context import RecoveryContext
 from recov_graph.errors import InvalidInputError
 from recov_graph.graph import create_recovery_graph
 from recov_graph.models import Capability
 from recov_graph.models.embedded import EmbeddedPair, bundled_problems
 from recov_graph.rollout import Usage
 from recov_graph.routing import default_policy
-from recov_graph.state import RecoveryContext
 from recov_graph.store import TraceStore
 
 PROBLEM = {"prompt": "what?", "answer": "right", "id": "p"}
