@@ -31,11 +31,19 @@ class Problem(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    prompt: str = Field(min_length=1)
-    answer: Any = None
-    id: str = ""
-    task: str = "default"
-    metadata: dict[str, Any] = Field(default_factory=dict)
+    prompt: str = Field(min_length=1, title="Prompt", description="What the model is asked.")
+    answer: Any = Field(
+        None, title="Answer", description="What the verifier compares with, where it needs that."
+    )
+    id: str = Field("", title="Name", description="By default made from the prompt.")
+    task: str = Field(
+        "default", title="Task", description="The kind of problem, which failures belong to."
+    )
+    metadata: dict[str, Any] = Field(
+        default_factory=dict,
+        title="Metadata",
+        description="Handed to the verifier, never to the model.",
+    )
 
     @field_validator("id", "task")
     @classmethod

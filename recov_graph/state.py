@@ -8,8 +8,8 @@ from uuid import UUID, uuid4, uuid5
 from langchain_core.messages import AnyMessage, HumanMessage
 from langgraph.graph.message import add_messages
 from langgraph.runtime import ExecutionInfo
-from pydantic import Field
-from typing_extensions import Required, TypedDict  # pydantic makes schemas of these only
+from pydantic import WithJsonSchema
+from typing_extensions import TypedDict  # pydantic makes schemas of these only
 
 from recov_graph.errors import InvalidInputError
 from recov_graph.problem import Problem, as_problem
@@ -66,30 +66,11 @@ class DecisionData(TypedDict):
     once: dict[str, int]
 
 
-class ProblemData(TypedDict, total=False):
-    """A problem's fields; see `recov_graph.Problem`."""
-
-    prompt: Required[
-        Annotated[str, Field(title="Prompt", description="What the model is asked.", min_length=1)]
-    ]
-    answer: Annotated[
-        Any, Field(title="Answer", description="What the verifier compares with, if it does.")
-    ]
-    id: Annotated[str, Field(title="Name", description="By default made from the prompt.")]
-    task: Annotated[
-        str,
-        Field(title="Task", description="The kind of problem; failures are compared within it."),
-    ]
-    metadata: Annotated[
-        dict[str, Any],
-        Field(title="Metadata", description="For the verifier; the model never sees it."),
-    ]
-
-
 class RecoveryInput(TypedDict, total=False):
     """A problem's fields, or chat messages of which the last human one is the prompt."""
 
-    problem: Annotated[ProblemData, Field(title="Problem")]
+    # Data to the caller, with a form's labels in the schema.
+    problem: Annotated[dict[str, Any], WithJsonSchema(Problem.model_json_schema())]
     messages: Annotated[list[AnyMessage], add_messages]
 
 
@@ -130,7 +111,7 @@ class RecoveryState(RecoveryOutput, total=False):
     interventions that a person did not approve.
     """
 
-    problem: ProblemData | None
+    problem: dict[str, Any] | None
     current: dict[str, Any]
     recovery_id: str
     refused: list[str]
