@@ -26,7 +26,7 @@ from recov_graph.recorder import Recorder
 from recov_graph.routing import Policy, Router, as_router
 from recov_graph.settings import Settings
 from recov_graph.signals import checked_temperature
-from recov_graph.state import RecoveryInput, RecoveryOutput, RecoveryState
+from recov_graph.state import INPUTS, Inputs, RecoveryInput, RecoveryOutput, RecoveryState
 from recov_graph.store import TraceStore
 from recov_graph.verifiers import Verifier, as_verifier
 from recov_graph.workspace import KEPT_PROBLEMS
@@ -52,6 +52,7 @@ def build_recovery_graph(
     max_new_tokens: int = MAX_NEW_TOKENS,
     seed: int | None = None,
     approve: Iterable[str] = (),
+    inputs: Inputs = "either",
     kind: str = "graph",
     open_problems: int = KEPT_PROBLEMS,
 ) -> Graph:
@@ -75,6 +76,7 @@ def build_recovery_graph(
         seed: makes runs repeatable; None draws fresh randomness.
         approve: names of interventions that a person approves, at an interrupt, before they are
             paid; needs a checkpointer. Refused ones are not chosen again for the problem.
+        inputs: what the graph takes: a "problem", chat "messages", or "either".
         kind: what the trace store calls runs of this graph.
         open_problems: of how many problems under way at a time arrays are kept in memory.
 
@@ -97,6 +99,8 @@ def build_recovery_graph(
         raise InvalidInputError(
             f"seed is {seed!r}; it must be a whole number of at most 63 bits, or None"
         )
+    if inputs not in INPUTS:
+        raise InvalidInputError(f"inputs is {inputs!r}; it must be one of {', '.join(INPUTS)}")
     if router is None:
         router = PolicyShelf().active()  # None again where none was ever activated
     model, verifier, router = as_model(model), as_verifier(verifier), as_router(router)
@@ -131,7 +135,7 @@ def build_recovery_graph(
     graph: Graph = StateGraph(
         RecoveryState,
         context_schema=context_schema(chosen),
-        input_schema=RecoveryInput,
+        input_schema=INPUTS[inputs],
         output_schema=RecoveryOutput,
     )
     for node in (

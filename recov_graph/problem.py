@@ -31,9 +31,14 @@ class Problem(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    prompt: str = Field(min_length=1, title="Prompt", description="What the model is asked.")
+    prompt: str = Field(
+        min_length=1, title="Prompt", description="What the model is asked.", examples=["37+48*2?"]
+    )
     answer: Any = Field(
-        None, title="Answer", description="What the verifier compares with, where it needs that."
+        None,
+        title="Answer",
+        description="What the verifier compares with, where it needs that.",
+        examples=[133],
     )
     id: str = Field("", title="Name", description="By default made from the prompt.")
     task: str = Field(

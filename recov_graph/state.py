@@ -66,12 +66,29 @@ class DecisionData(TypedDict):
     once: dict[str, int]
 
 
-class RecoveryInput(TypedDict, total=False):
-    """A problem's fields, or chat messages of which the last human one is the prompt."""
+class ProblemInput(TypedDict, total=False):
+    """A problem's fields."""
 
     # Data to the caller, with a form's labels in the schema.
     problem: Annotated[dict[str, Any], WithJsonSchema(Problem.model_json_schema())]
+
+
+class MessagesInput(TypedDict, total=False):
+    """Chat messages, of which the last human one is the prompt."""
+
     messages: Annotated[list[AnyMessage], add_messages]
+
+
+class RecoveryInput(ProblemInput, MessagesInput, total=False):
+    """Either of these."""
+
+
+Inputs = Literal["either", "problem", "messages"]
+INPUTS: dict[Inputs, type] = {
+    "either": RecoveryInput,
+    "problem": ProblemInput,
+    "messages": MessagesInput,
+}
 
 
 class RecoveryOutput(TypedDict, total=False):
