@@ -11,22 +11,23 @@ from typing import TYPE_CHECKING, Any
 from recov_graph.version import __version__
 
 if TYPE_CHECKING:
+    from recov_graph.agents import RecoveryMiddleware
     from recov_graph.budget import Budget
     from recov_graph.errors import RecovGraphError
-    from recov_graph.features import TraceFeatures, problem_features, trace_features
+    from recov_graph.features import problem_features, trace_features
     from recov_graph.graph import build_recovery_graph, create_recovery_graph
     from recov_graph.problem import Problem
     from recov_graph.rollout import TopK
-    from recov_graph.signals import TokenSignals, token_signals
+    from recov_graph.signals import token_signals
     from recov_graph.store import TraceStore
+    from recov_graph.wrapping import with_recovery
 
 __all__ = [
     "Budget",
     "Problem",
     "RecovGraphError",
-    "TokenSignals",
+    "RecoveryMiddleware",
     "TopK",
-    "TraceFeatures",
     "TraceStore",
     "__version__",
     "build_recovery_graph",
@@ -34,21 +35,22 @@ __all__ = [
     "problem_features",
     "token_signals",
     "trace_features",
+    "with_recovery",
 ]
 
 _HOMES = {
     "Budget": "budget",
     "Problem": "problem",
     "RecovGraphError": "errors",
-    "TokenSignals": "signals",
+    "RecoveryMiddleware": "agents",
     "TopK": "rollout",
-    "TraceFeatures": "features",
     "TraceStore": "store",
     "build_recovery_graph": "graph",
     "create_recovery_graph": "graph",
     "problem_features": "features",
     "token_signals": "signals",
     "trace_features": "features",
+    "with_recovery": "wrapping",
 }
 
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 from recov_graph.rollout import SAMPLE as SAMPLE
 from recov_graph.rollout import FinishReason, Rollout
 from recov_graph.rollout_features import FailedSample, RolloutFeatures, rollout_features
-from recov_graph.state import AttemptData, RecoveryState
+from recov_graph.state import AttemptData, RecoveryOutput, RecoveryState
 
 ORDER = {"passed": 2, "unscored": 1, "failed": 0}
 
@@ -96,6 +96,18 @@ def answer_of(attempt: AttemptData | None) -> str | None:
         return None
     verdict = attempt["verdict"]
     return verdict["answer"] if verdict and verdict["answer"] is not None else attempt["text"]
+
+
+def mark_of(result: RecoveryState | RecoveryOutput) -> dict[str, Any]:
+    """What an AI message says of the recovery it came from, among its `additional_kwargs`."""
+    best = result["best"]
+    return {
+        "solved": result["solved"],
+        "verdict": value_of(best) if best else None,
+        "stop_reason": result["stop_reason"],
+        "attempts": len(result["attempts"]),
+        "operator": best["operator"] if best else None,
+    }
 
 
 def attempt_event(attempt: AttemptData) -> dict[str, Any]:

@@ -55,6 +55,10 @@ class NotScorableError(ModelError):
     """A rollout cannot be scored, as where two tokenizers cut it differently."""
 
 
+class MissingExtraError(RecovGraphError, ImportError):
+    """An optional package is needed; the message says how to install it."""
+
+
 class PolicyError(RecovGraphError):
     """A policy file is damaged, of a newer version, or does not fit."""
 

@@ -18,14 +18,12 @@ from langgraph.types import Checkpointer
 from recov_graph.budget import Budget
 from recov_graph.context import RecoveryContext, context_schema
 from recov_graph.errors import InvalidInputError
-from recov_graph.interventions import Intervention, resolve
+from recov_graph.interventions import Intervention
 from recov_graph.models import Model, as_model
 from recov_graph.nodes import Nodes
-from recov_graph.policies import PolicyShelf
 from recov_graph.recorder import Recorder
-from recov_graph.routing import Policy, Router, as_router
-from recov_graph.settings import Settings
-from recov_graph.signals import checked_temperature
+from recov_graph.routing import Policy, Router
+from recov_graph.settings import as_settings, as_store
 from recov_graph.state import INPUTS, Inputs, RecoveryInput, RecoveryOutput, RecoveryState
 from recov_graph.store import TraceStore
 from recov_graph.verifiers import Verifier, as_verifier
@@ -91,37 +89,24 @@ def build_recovery_graph(
         raise InvalidInputError(
             f"max_new_tokens is {max_new_tokens!r}; it must be a whole number above 0"
         )
-    if not (budget is None or isinstance(budget, Budget)):
-        raise InvalidInputError(f"budget is {budget!r}; it must be a Budget or None")
-    if not (store is None or isinstance(store, TraceStore | str | Path)):
-        raise InvalidInputError(f"store is {store!r}; it must be a TraceStore, a path or None")
-    if not (seed is None or (_whole(seed) and abs(seed) < 2**63)):
-        raise InvalidInputError(
-            f"seed is {seed!r}; it must be a whole number of at most 63 bits, or None"
-        )
     if inputs not in INPUTS:
         raise InvalidInputError(f"inputs is {inputs!r}; it must be one of {', '.join(INPUTS)}")
-    if router is None:
-        router = PolicyShelf().active()  # None again where none was ever activated
-    model, verifier, router = as_model(model), as_verifier(verifier), as_router(router)
-    chosen = resolve(interventions, model.capabilities)
-    if not any(intervention.needs <= model.capabilities for intervention in chosen.values()):
-        raise InvalidInputError(
-            f"model {model.name!r} can carry out none of {', '.join(chosen)}; it has only "
-            f"{', '.join(sorted(model.capabilities)) or 'no capabilities'}. Add 'retry'"
-        )
-    if isinstance(store, str | Path):
-        store = TraceStore(store)
-    settings = Settings(
-        router,
-        chosen,
-        budget or Budget(),
-        checked_temperature(temperature),
-        seed,
-        _names("approve", approve),
+    model, verifier = as_model(model), as_verifier(verifier)
+    settings = as_settings(
+        router, interventions, budget, temperature, seed, approve, can=model.capabilities
     )
+    if not any(one.needs <= model.capabilities for one in settings.interventions.values()):
+        raise InvalidInputError(
+            f"model {model.name!r} can carry out none of {', '.join(settings.interventions)}; it "
+            f"has only {', '.join(sorted(model.capabilities)) or 'no capabilities'}. Add 'retry'"
+        )
     recorder = Recorder(
-        store, kind=kind, model=model.name, verifier=verifier.name, router=router, seed=seed
+        as_store(store),
+        kind=kind,
+        model=model.name,
+        verifier=verifier.name,
+        router=settings.router,
+        seed=seed,
     )
     nodes = Nodes(
         model,
@@ -134,7 +119,7 @@ def build_recovery_graph(
     )
     graph: Graph = StateGraph(
         RecoveryState,
-        context_schema=context_schema(chosen),
+        context_schema=context_schema(settings.interventions),
         input_schema=INPUTS[inputs],
         output_schema=RecoveryOutput,
     )
@@ -176,12 +161,6 @@ def create_recovery_graph(
     """
     graph = build_recovery_graph(model, verifier, **options)
     return graph.compile(checkpointer=checkpointer, name=name)
-
-
-def _names(what: str, value: Any) -> frozenset[str]:
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        raise InvalidInputError(f"{what} is {value!r}; it must be a list of names")
-    return frozenset(map(str, value))
 
 
 def _whole(value: Any) -> bool:

@@ -41,6 +41,7 @@ from recov_graph.state import (
     StopReason,
     VerdictData,
     given_problem,
+    new_recovery,
     new_recovery_id,
 )
 from recov_graph.verifiers import Verifier, judge
@@ -78,18 +79,8 @@ class Nodes:
         problem = given_problem(state)
         settings = self._settings(runtime)
         recovery_id = new_recovery_id(runtime.execution_info)
-        started: Changes = {
-            "problem": None,  # the next problem of this thread may come as messages
-            "current": problem.model_dump(),
-            "recovery_id": recovery_id,
-            "attempts": [],
-            "route": [],
-            "refused": [],
-            "calls": {},
-            "features": None,
-            "stop_reason": None,
-            "error": None,
-        }
+        started: Changes = dict(new_recovery(problem, recovery_id))
+        started["approve"] = sorted(settings.approve)
         self.recorder.started(recovery_id, problem)
         meter = self._meter(cast(State, started), settings)
         n = min(self.samples, meter.budget.max_attempts)
@@ -109,8 +100,9 @@ class Nodes:
             raise
         except Exception as error:
             return self._failed_call(cast(State, started), meter, error, runtime)
+        # A thread taken back to its start takes the same problem up again: nothing else holds.
+        self._workspace.drop(recovery_id)
         arrays = self._workspace.of(recovery_id)
-        arrays.made = {}
         attempts = [
             new_attempt(
                 recovery_id,
@@ -132,36 +124,34 @@ class Nodes:
         return {**started, "attempts": attempts, "calls": meter.calls}
 
     def verify(self, state: State, runtime: Runtime[RecoveryContext]) -> Changes:
-        """Judge the rollouts that have no verdict yet."""
+        """Judge the rollouts that have no verdict yet.
+
+        A verifier that asks a person interrupts for each, and all are judged anew once there is an
+        answer: LangGraph hands out answers by their order, so none may be left out.
+        """
         if state.get("stop_reason"):
             return {"stop_reason": state["stop_reason"]}
         problem = Problem.model_validate(state["current"])
-        arrays = self._workspace.of(state["recovery_id"])
         attempts = []
         judged = []
         for attempt in state["attempts"]:
             if attempt["verdict"] is None:
-                name = attempt["id"]
-                # Kept until all are judged: a verifier that asks a person interrupts at each.
-                if name not in arrays.verdicts:
-                    arrays.verdicts[name] = judge(self.verifier, problem, attempt["text"])
-                verdict = arrays.verdicts[name].as_dict()
+                verdict = judge(self.verifier, problem, attempt["text"]).as_dict()
                 attempt = {**attempt, "verdict": cast(VerdictData, verdict)}
                 judged.append(attempt)
                 runtime.stream_writer(attempt_event(attempt))
             attempts.append(attempt)
-        arrays.verdicts = {}
         decision = state["route"][-1] if state["route"] else None
         self.recorder.judged(judged, decision)
         changes: Changes = {"attempts": attempts}
         values = [value_of(attempt) for attempt in judged]
         if "passed" in values:
-            return self._finish(_with(state, **changes), "solved", runtime)
+            return self.finish(_with(state, **changes), "solved", runtime)
         if "failed" not in values:
             last = judged[-1]["verdict"]
             error = last["explanation"] if last else None
             ended = _with(state, **changes, error=error)
-            return self._finish(ended, "verifier_error", runtime)
+            return self.finish(ended, "verifier_error", runtime)
         return changes
 
     def featurize(self, state: State, runtime: Runtime[RecoveryContext]) -> Changes:
@@ -181,6 +171,7 @@ class Nodes:
         try:
             changes = self._measured(state, settings, meter, runtime)
         except GraphBubbleUp:
+            self._interrupted(state["recovery_id"], meter)
             raise
         except Exception as error:
             return self._failed_call(state, meter, error, runtime)
@@ -196,9 +187,9 @@ class Nodes:
         evidence = self._evidence(state, settings, meter)
         affordable = any(cost <= evidence.tokens_left for cost in evidence.costs.values())
         if reached or evidence.attempts_left <= 0 or (evidence.costs and not affordable):
-            return self._finish(state, "budget_exhausted", runtime)
+            return self.finish(state, "budget_exhausted", runtime)
         if not evidence.costs:  # nothing that was chosen from can help such a failure
-            return self._finish(state, "out_of_reach", runtime)
+            return self.finish(state, "out_of_reach", runtime)
         decided = settings.router.decide(evidence)
         if decided.operator is not None and decided.operator not in evidence.costs:
             raise InvalidInputError(
@@ -224,7 +215,7 @@ class Nodes:
         runtime.stream_writer({"type": "decision", **decision})
         changes: Changes = {"route": [*state["route"], decision], "regime": decided.regime}
         if decided.operator is None:
-            return self._finish(_with(state, **changes), "out_of_reach", runtime)
+            return self.finish(_with(state, **changes), "out_of_reach", runtime)
         return changes
 
     def intervene(self, state: State, runtime: Runtime[RecoveryContext]) -> Changes:
@@ -234,7 +225,9 @@ class Nodes:
         chosen = decision["operator"]
         assert chosen is not None
         problem = Problem.model_validate(state["current"])
-        if chosen in settings.approve and not approved(decision, problem.prompt):
+        # What had to be approved at first has to be, whoever goes on: a context is not kept.
+        approve = settings.approve.union(state.get("approve") or ())
+        if chosen in approve and not approved(decision, problem.prompt):
             runtime.stream_writer({"type": "refused", "operator": chosen})
             return {"refused": [*state["refused"], chosen]}
         meter = self._meter(state, settings)
@@ -258,7 +251,7 @@ class Nodes:
                 interventions={
                     name: one
                     for name, one in self._open_to(state, settings).items()
-                    if name == chosen or name not in settings.approve
+                    if name == chosen or name not in approve
                 },
                 measuring=self._measuring,
             )
@@ -313,7 +306,8 @@ class Nodes:
 
     def _repairs(self, settings: Settings, operator: str) -> bool:
         """Whether an operator needs a measured trace."""
-        return Capability.SCORE in settings.interventions[operator].needs
+        one = settings.interventions.get(operator)  # None where whoever goes on has it not
+        return one is not None and Capability.SCORE in one.needs
 
     def _open_to(self, state: State, settings: Settings) -> Mapping[str, Intervention]:
         """The interventions that nobody refused."""
@@ -357,9 +351,9 @@ class Nodes:
             reason, message = "budget_exhausted", None if state["attempts"] else str(error)
         changes: Changes = {"calls": calls, "error": message}
         ended = _with(state, **changes)
-        return {**ended, **self._finish(ended, reason, runtime)}
+        return {**ended, **self.finish(ended, reason, runtime)}
 
-    def _finish(
+    def finish(
         self, state: State, reason: StopReason, runtime: Runtime[RecoveryContext]
     ) -> Changes:
         """The output's fields, stored and announced."""
@@ -376,7 +370,7 @@ class Nodes:
             "error": state.get("error"),
             "usage": {"attempts": len(state["attempts"]), **usage.as_dict()},
         }
-        self.recorder.finished(state["recovery_id"], result, usage)
+        self.recorder.finished(state["recovery_id"], _with(state, **result), usage)
         self._workspace.drop(state["recovery_id"])
         runtime.stream_writer(
             {
@@ -389,7 +383,7 @@ class Nodes:
             }
         )
         if state.get("messages"):
-            text = answer_of(best) or ""
+            text = answer_of(best) or result["error"] or ""  # a chat is told why, not nothing
             result["messages"] = [AIMessage(text, id=f"{state['recovery_id']}/answer")]
         return cast(Changes, result)
 

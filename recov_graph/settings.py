@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 from recov_graph.budget import Budget
 from recov_graph.context import RecoveryContext
 from recov_graph.errors import InvalidInputError
-from recov_graph.interventions import Intervention
+from recov_graph.interventions import Intervention, resolve
+from recov_graph.models.base import Capability
 from recov_graph.policies import ACTIVE, PolicyShelf
-from recov_graph.routing import Router, as_router
+from recov_graph.routing import Policy, Router, as_router
+from recov_graph.signals import checked_temperature
+from recov_graph.store import TraceStore
 
+SEEDS = 2**63  # a seed has at most 63 bits
 LIMITS = ("max_attempts", "max_tokens", "max_seconds")
 
 
@@ -86,3 +92,56 @@ class Settings:
             policy = shelf.active() if ref == ACTIVE else shelf.find(ref)
             self._routers[ref] = as_router(policy)
         return self._routers[ref]
+
+
+def as_settings(
+    router: Router | Policy | str | Path | None,
+    interventions: Iterable[str | Intervention] | None,
+    budget: Budget | None,
+    temperature: float,
+    seed: int | None,
+    approve: Iterable[str],
+    *,
+    can: Collection[Capability],
+) -> Settings:
+    """Settings as a user gives them, for a model of some capabilities.
+
+    Raises:
+        InvalidInputError: one of the wrong type or range, naming what is legal.
+        PolicyError: the policy cannot be used.
+    """
+    if not (budget is None or isinstance(budget, Budget)):
+        raise InvalidInputError(f"budget is {budget!r}; it must be a Budget or None")
+    whole = isinstance(seed, int) and not isinstance(seed, bool)
+    if seed is not None and not (whole and abs(seed) < SEEDS):
+        raise InvalidInputError(
+            f"seed is {seed!r}; it must be a whole number of at most 63 bits, or None"
+        )
+    if isinstance(approve, str) or not isinstance(approve, Iterable):
+        raise InvalidInputError(
+            f"approve is {approve!r}; it must be a list of names of interventions"
+        )
+    if router is None:
+        router = PolicyShelf().active()  # None again where none was ever activated
+    return Settings(
+        as_router(router),
+        resolve(interventions, can),
+        budget or Budget(),
+        checked_temperature(temperature),
+        seed,
+        frozenset(map(str, approve)),
+    )
+
+
+def as_store(store: Any) -> TraceStore | None:
+    """A store from a store, a path, or None for none.
+
+    Raises:
+        InvalidInputError: neither of these.
+        StoreError: it cannot be opened.
+    """
+    if store is None or isinstance(store, TraceStore):
+        return store
+    if isinstance(store, str | Path):
+        return TraceStore(store)
+    raise InvalidInputError(f"store is {store!r}; it must be a TraceStore, a path or None")

@@ -99,7 +99,7 @@ class RecoveryOutput(TypedDict, total=False):
         answer: the best attempt's answer, or its text where the verifier extracts none.
         best: the attempt that passed, else the best so far.
         regime: what kind of failure it was predicted to be; None where the first samples passed.
-        stop_reason: why the recovery ended.
+        stop_reason: why the recovery ended; None while it goes on.
         features: the problem's features: where the model can score, those of its tokens, or None
             where none were measured; else those of its first samples. Names tell which.
         route: the router's decisions in order.
@@ -112,7 +112,7 @@ class RecoveryOutput(TypedDict, total=False):
     answer: str | None
     best: AttemptData | None
     regime: str | None
-    stop_reason: StopReason
+    stop_reason: StopReason | None
     features: dict[str, float] | None
     route: list[DecisionData]
     attempts: list[AttemptData]
@@ -124,13 +124,14 @@ class RecoveryOutput(TypedDict, total=False):
 class RecoveryState(RecoveryOutput, total=False):
     """Everything between the nodes. Every node writes whole values, so nothing is ever doubled.
 
-    `problem` is what the caller gives; `current` is the problem under way; `refused` are the
-    interventions that a person did not approve.
+    `problem` is what the caller gives; `current` is the problem under way; `approve` are the
+    interventions that a person is asked about, and `refused` those not approved.
     """
 
     problem: dict[str, Any] | None
     current: dict[str, Any]
     recovery_id: str
+    approve: list[str]
     refused: list[str]
     calls: dict[str, dict[str, Any]]
 
@@ -140,6 +141,22 @@ def new_recovery_id(execution: ExecutionInfo | None) -> str:
     if execution is None:
         return uuid4().hex
     return uuid5(NAMESPACE, f"{execution.checkpoint_id}/{execution.task_id}").hex
+
+
+def new_recovery(problem: Problem, recovery_id: str) -> RecoveryState:
+    """The state of a problem on which nothing was tried yet."""
+    return {
+        "problem": None,  # the next problem of this thread may come as messages
+        "current": problem.model_dump(),
+        "recovery_id": recovery_id,
+        "attempts": [],
+        "route": [],
+        "refused": [],
+        "calls": {},
+        "features": None,
+        "stop_reason": None,
+        "error": None,
+    }
 
 
 def given_problem(state: RecoveryState) -> Problem:
