@@ -7,10 +7,15 @@ INSTALL := -m pip --disable-pip-version-check install --quiet --constraint
 PIP := $(BIN)/python $(INSTALL) constraints.txt
 LIVE_PIP := $(LIVE)/bin/python $(INSTALL) constraints-live.txt
 
-.PHONY: demo test live lint types benchmarks train tape clean
+.PHONY: demo studio test live lint types benchmarks train tape clean
 
 demo: $(VENV)/.installed
 	$(BIN)/recov-graph demo
+
+# The two graphs of langgraph.json on http://127.0.0.1:2024, with no key. It prints the address of
+# Studio, a page of LangChain's that reads from this server; without --no-browser it is opened.
+studio: $(VENV)/.installed-studio
+	LANGGRAPH_CLI_NO_ANALYTICS=1 $(BIN)/langgraph dev --no-browser --n-jobs-per-worker 10
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
@@ -54,6 +59,10 @@ $(VENV)/.installed: $(VENV)/.python pyproject.toml constraints.txt
 
 $(VENV)/.installed-test: $(VENV)/.python pyproject.toml constraints.txt
 	$(PIP) --editable ".[test]"
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-studio: $(VENV)/.python pyproject.toml constraints.txt
+	$(PIP) --editable ".[studio]"
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-train: $(VENV)/.python pyproject.toml constraints.txt

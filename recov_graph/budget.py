@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar, cast
 
 from recov_graph.errors import InvalidInputError, ModelError, RecovGraphError
@@ -135,11 +136,14 @@ class Ledger:
 
 
 class Made(NamedTuple):
-    """A call that was made: what it asked, what it gave, and its entry in the ledger."""
+    """A call: what it asked, what it gave, and its entry in the ledger.
+
+    One that gave nothing was itself interrupted: the model asks a person.
+    """
 
     asked: tuple[str, Any]
-    result: Generation | Scores
-    entry: dict[str, Any]
+    result: Generation | Scores | None = None
+    entry: Mapping[str, Any] = MappingProxyType({})
 
 
 class MeteredModel:
@@ -296,19 +300,26 @@ class MeteredModel:
         Two calls are the same where they ask the same; seeds may be fresh ones.
         """
         call_id = self._ledger.new_id()
-        before = self.made.get(call_id)
-        if before is not None and before.asked == (purpose, asked):
+        before, this = self.made.get(call_id), Made((purpose, asked))
+        if before is not None and before.asked != this.asked:
+            before = None
+        if before is not None and before.result is not None:
             self._ledger.restore({call_id: before.entry})
             return cast(Result, before.result)
+        self.made[call_id] = this
         started = time.monotonic()
         try:
             result = call()
         except ModelError as error:
+            del self.made[call_id]
             if error.usage is not None:  # what was spent before it failed is spent
                 self._ledger.enter(call_id, self._purpose or purpose, error.usage, started)
             raise
         self._ledger.enter(call_id, self._purpose or purpose, result.usage, started)
-        self.made[call_id] = Made((purpose, asked), result, self.calls[call_id])
+        # Where a person is asked, the answer has to be taken again whenever the node is run again:
+        # LangGraph hands answers out by their order.
+        if before is None:
+            self.made[call_id] = this._replace(result=result, entry=self.calls[call_id])
         return result
 
 

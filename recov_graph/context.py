@@ -21,13 +21,18 @@ SEPARATOR = "|"  # of LangGraph, between the namespaces of a graph and of a grap
 class RecoveryContext(BaseModel):
     """Settings of one invocation: ``graph.invoke(..., context={"max_attempts": 5})``.
 
-    What is left out, or None, is as the graph was built.
+    What is left out, or None, is as the graph was built. It is not kept: who goes on after a pause
+    gives it again. Only what had to be approved at first has to be until the problem ends.
 
     Raises:
         InvalidInputError: an unknown name, or a value of the wrong type or range.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        json_schema_extra={"description": "Settings of one run; those left out are the graph's."},
+    )
 
     max_attempts: Count | None = Field(
         None, title="Attempts", description="Rollouts in all, the first samples included."

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, HumanMessage
+from langchain_core.messages import BaseMessage, HumanMessage
 from pydantic import BaseModel
 
 from recov_graph.words import storable
@@ -27,7 +27,13 @@ def question_of(messages: Sequence[BaseMessage]) -> str | None:
     return None if index is None else storable(str(messages[index].text))
 
 
-def asked_otherwise(messages: Sequence[AnyMessage], before: str, now: str) -> list[AnyMessage]:
+def asked_by(messages: Sequence[BaseMessage]) -> str | None:
+    """The id of the last human message; None where there is none."""
+    index = last_human(messages)
+    return None if index is None else messages[index].id
+
+
+def asked_otherwise(messages: Sequence[BaseMessage], before: str, now: str) -> list[Any]:
     """The messages with `now` asked by the last human one instead of `before`.
 
     What is only added to the question is added to the message, so that pictures and the like in it
@@ -44,8 +50,8 @@ def asked_otherwise(messages: Sequence[AnyMessage], before: str, now: str) -> li
     elif added is None:
         text = [{"type": "text", "text": now}, *(part for part in content if not _is_text(part))]
     else:
-        text = [*content, {"type": "text", "text": added}]
-    changed = list(messages)
+        text = [*content, {"type": "text", "text": added.strip()}]
+    changed: list[BaseMessage] = list(messages)
     changed[index] = messages[index].model_copy(update={"content": text})
     return changed
 
@@ -55,27 +61,48 @@ def _is_text(part: Any) -> bool:
 
 
 def text_of(output: Any) -> str:
-    """An output as the verifier is shown it: a text as it is, anything with structure as JSON."""
-    if isinstance(output, str):
+    """An output as the text that is verified.
+
+    Text is taken as it is, a message for its text, or its tool calls as JSON where it has none, a
+    dict with messages for the last of them, a pydantic model or other data as JSON, anything else
+    as it is printed.
+    """
+    if isinstance(output, dict) and isinstance(output.get("messages"), list):
+        last = output["messages"][-1:]
+        if last and isinstance(last[0], BaseMessage):
+            output = last[0]
+    if isinstance(output, BaseMessage):
+        calls = getattr(output, "tool_calls", None) or []
+        # Without the calls' ids, which differ whenever they are made.
+        named = [{"name": call["name"], "args": call["args"]} for call in calls]
+        text = str(output.text) or (_json(named) if named else "")
+    elif isinstance(output, str):
         text = output
-    elif isinstance(output, BaseMessage):
-        text = str(output.text)
-        if not text and isinstance(output, AIMessage) and output.tool_calls:
-            text = _json(output.tool_calls)
-    elif isinstance(output, BaseModel):
-        text = output.model_dump_json()
-    elif dataclasses.is_dataclass(output) and not isinstance(output, type):
-        text = _json(dataclasses.asdict(output))
-    elif isinstance(output, dict | list | tuple | int | float | None):
+    elif output is None or isinstance(output, BaseModel | dict | list | tuple | int | float):
         text = _json(output)
     else:
-        text = str(output)
+        text = _json(output) if _is_record(output) else str(output)
     return storable(text)
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=_plain)
+    try:
+        if isinstance(value, BaseModel):
+            return value.model_dump_json()
+        return json.dumps(_plain(value) if _is_record(value) else value, **_JSON)
+    except Exception:  # keys that JSON has not, a circle, values that cannot be dumped
+        return str(value)
 
 
 def _plain(value: Any) -> Any:
-    return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)
+    """A value that JSON has not as one that it has."""
+    if isinstance(value, BaseModel):
+        return value.model_dump()
+    return dataclasses.asdict(value) if _is_record(value) else str(value)
+
+
+def _is_record(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+_JSON: dict[str, Any] = {"default": _plain, "ensure_ascii": False}

@@ -59,13 +59,14 @@ class MissingExtraError(RecovGraphError, ImportError):
     """An optional package is needed; the message says how to install it."""
 
 
-class PolicyError(RecovGraphError):
+# Built-in errors as well, where one fits: the LangGraph server shows messages only of those.
+class PolicyError(RecovGraphError, ValueError):
     """A policy file is damaged, of a newer version, or does not fit."""
 
 
-class TapeError(RecovGraphError):
+class TapeError(RecovGraphError, ValueError):
     """A tape or a file of recorded outcomes cannot be used."""
 
 
-class StoreError(RecovGraphError):
+class StoreError(RecovGraphError, RuntimeError):
     """The trace store cannot be opened, read or written."""

@@ -20,6 +20,7 @@ from recov_graph.context import RecoveryContext, context_schema
 from recov_graph.errors import InvalidInputError
 from recov_graph.interventions import Intervention
 from recov_graph.models import Model, as_model
+from recov_graph.models.base import Decoding, decoding_of
 from recov_graph.nodes import Nodes
 from recov_graph.recorder import Recorder
 from recov_graph.routing import Policy, Router
@@ -46,8 +47,8 @@ def build_recovery_graph(
     budget: Budget | None = None,
     store: TraceStore | str | Path | None = None,
     samples: int = SAMPLES,
-    temperature: float = TEMPERATURE,
-    max_new_tokens: int = MAX_NEW_TOKENS,
+    temperature: float | None = None,
+    max_new_tokens: int | None = None,
     seed: int | None = None,
     approve: Iterable[str] = (),
     inputs: Inputs = "either",
@@ -69,8 +70,10 @@ def build_recovery_graph(
         budget: limits for each problem; by default 12 attempts.
         store: where traces go: a `TraceStore` or a path. None stores nothing.
         samples: rollouts drawn before anything else is tried, at least 1.
-        temperature: decoding temperature of plain rollouts, 0.001 to 1e6.
-        max_new_tokens: longest completion.
+        temperature: decoding temperature of plain rollouts, 0.001 to 1e6; by default what a chat
+            model was set to, else 0.6.
+        max_new_tokens: longest completion; by default what a chat model was set to, else 1024
+            (chat alone: as the server has it), and 160 for the embedded pair.
         seed: makes runs repeatable; None draws fresh randomness.
         approve: names of interventions that a person approves, at an interrupt, before they are
             paid; needs a checkpointer. Refused ones are not chosen again for the problem.
@@ -85,13 +88,15 @@ def build_recovery_graph(
     """
     if not _whole(samples) or samples < 1:
         raise InvalidInputError(f"samples is {samples!r}; it must be a whole number above 0")
-    if not _whole(max_new_tokens) or max_new_tokens < 1:
+    if max_new_tokens is not None and (not _whole(max_new_tokens) or max_new_tokens < 1):
         raise InvalidInputError(
             f"max_new_tokens is {max_new_tokens!r}; it must be a whole number above 0"
         )
     if inputs not in INPUTS:
         raise InvalidInputError(f"inputs is {inputs!r}; it must be one of {', '.join(INPUTS)}")
     model, verifier = as_model(model), as_verifier(verifier)
+    usual = decoding_of(model) or Decoding(TEMPERATURE, MAX_NEW_TOKENS)
+    temperature = usual.temperature if temperature is None else temperature
     settings = as_settings(
         router, interventions, budget, temperature, seed, approve, can=model.capabilities
     )
@@ -114,7 +119,7 @@ def build_recovery_graph(
         settings=settings,
         recorder=recorder,
         samples=samples,
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=max_new_tokens or usual.max_tokens,
         open_problems=open_problems,
     )
     graph: Graph = StateGraph(

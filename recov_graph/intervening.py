@@ -39,6 +39,11 @@ def intervene(
     decision = state["route"][-1]
     if measuring.expected_cost(state) is not None:
         raise BudgetExhausted("the tokens left do not cover measuring what is to be repaired")
+    if decision["operator"] not in interventions:
+        raise ModelError(
+            f"{decision['operator']!r}, which was decided on before, is not among the "
+            f"interventions now: {', '.join(interventions) or 'none without approval'}"
+        )
     raise ModelError(
         f"the traces that {decision['operator']!r} repairs are gone: arrays outlive a long "
         "pause or another process only in a store; give the graph one"

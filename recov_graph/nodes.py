@@ -99,10 +99,9 @@ class Nodes:
             self._interrupted(recovery_id, meter)
             raise
         except Exception as error:
-            return self._failed_call(cast(State, started), meter, error, runtime)
-        # A thread taken back to its start takes the same problem up again: nothing else holds.
-        self._workspace.drop(recovery_id)
+            return self._failed_call(_with(state, **started), meter, error, runtime)
         arrays = self._workspace.of(recovery_id)
+        arrays.made = {}
         attempts = [
             new_attempt(
                 recovery_id,
@@ -142,6 +141,8 @@ class Nodes:
                 runtime.stream_writer(attempt_event(attempt))
             attempts.append(attempt)
         decision = state["route"][-1] if state["route"] else None
+        if decision is None:  # in a thread that was taken back others may have failed before
+            self._workspace.of(state["recovery_id"]).traces = {}
         self.recorder.judged(judged, decision)
         changes: Changes = {"attempts": attempts}
         values = [value_of(attempt) for attempt in judged]

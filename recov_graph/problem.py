@@ -29,7 +29,11 @@ class Problem(BaseModel):
         metadata: anything else; handed to verifiers, never to the model.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        json_schema_extra={"description": "One task for the model, with a checkable outcome."},
+    )
 
     prompt: str = Field(
         min_length=1, title="Prompt", description="What the model is asked.", examples=["37+48*2?"]

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from uuid import uuid4
 
+from recov_graph.attempts import SAMPLE, failed_samples
 from recov_graph.problem import Problem
 from recov_graph.rollout import Usage
 from recov_graph.rollout_features import ROLLOUT_FEATURE_VERSION, RolloutFeatures
@@ -141,20 +142,36 @@ class Recorder:
         }
         self._write(decisions=[row])
 
-    def finished(self, recovery_id: str, result: RecoveryState, usage: Usage) -> None:
-        """The problem ended."""
-        best = result["best"]
+    def finished(self, recovery_id: str, state: RecoveryState, usage: Usage) -> None:
+        """The problem ended; what is stored of it is what led there, and nothing else."""
+        if self.store is None:
+            return
+        best = state["best"]
         row = {
             "id": recovery_id,
-            "solved": int(result["solved"]),
+            "solved": int(state["solved"]),
             "best_rollout": best["id"] if best else None,
-            "regime": result["regime"],
-            "stop_reason": result["stop_reason"],
-            "attempts": len(result["attempts"]),
+            "regime": state["regime"],
+            "stop_reason": state["stop_reason"],
+            "attempts": len(state["attempts"]),
             **{name: usage.as_dict()[name] for name in SPENT},
             "finished_at": now(),
         }
-        self._write(outcomes=[row])
+        attempts = [attempt["id"] for attempt in state["attempts"]]
+        features = state["features"] or {}
+        measured = [attempt["id"] for attempt in failed_samples(state)]
+        traced = measured if "spread" in features else []
+        self.store.settle(
+            row,
+            rollouts=attempts,
+            verdicts=attempts,
+            interventions=[one["id"] for one in state["attempts"] if one["operator"] != SAMPLE],
+            features=traced,
+            token_arrays=traced,
+            decisions=[decision["id"] for decision in state["route"]],
+            calls=state["calls"],
+            rollout_features=[recovery_id] if "agreement" in features else [],
+        )
 
     def trace(self, attempt_id: str) -> Trace | None:
         """What was measured on an attempt, if the store kept it."""

@@ -156,6 +156,12 @@ def new_recovery(problem: Problem, recovery_id: str) -> RecoveryState:
         "features": None,
         "stop_reason": None,
         "error": None,
+        # What the problem before it in a thread ended with.
+        "solved": False,
+        "answer": None,
+        "best": None,
+        "regime": None,
+        "usage": {},
     }
 
 

@@ -10,7 +10,6 @@ from typing import Any
 from recov_graph.budget import Made
 from recov_graph.rollout import Rollout
 from recov_graph.trace import Trace
-from recov_graph.verifiers import Verdict
 
 KEPT_PROBLEMS = 256
 
@@ -19,8 +18,8 @@ KEPT_PROBLEMS = 256
 class Arrays:
     """First rollouts, measured traces and the calls that measured them, of one problem by id.
 
-    `unscorable` says why its rollouts cannot be scored, once that has turned out. `made` and
-    `verdicts` are what a node had, by id, when it was interrupted.
+    `unscorable` says why its rollouts cannot be scored, once that has turned out. `made` are the
+    calls, by id, that a node had made when it was interrupted.
     """
 
     rollouts: dict[str, Rollout] = field(default_factory=dict)
@@ -28,7 +27,6 @@ class Arrays:
     calls: dict[str, dict[str, Any]] = field(default_factory=dict)
     unscorable: str | None = None
     made: dict[str, Made] = field(default_factory=dict)
-    verdicts: dict[str, Verdict] = field(default_factory=dict)
 
 
 class Workspace:

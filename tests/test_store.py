@@ -219,6 +219,130 @@ def test_a_row_written_again_is_updated_and_keeps_what_refers_to_it(filled: Trac
     assert count(filled, "rollouts") == 1
 
 
+OUTCOME = {
+    "id": "q",
+    "solved": 1,
+    "best_rollout": "q/1",
+    "regime": None,
+    "stop_reason": "solved",
+    "attempts": 2,
+    "prompt_tokens": 1,
+    "completion_tokens": 1,
+    "scored_tokens": 1,
+    "seconds": 0.5,
+    "finished_at": NOW,
+}
+DECISION = {
+    "id": "q/decision0",
+    "problem_id": "q",
+    "step": 0,
+    "regime": "sampling",
+    "operator": "retry",
+    "probability": 1.0,
+    "expected_rescue": 0.5,
+    "candidates": "[]",
+    "reason": None,
+    "policy": "p",
+    "policy_hash": "0",
+    "created_at": NOW,
+}
+CALL = {
+    "id": "q/call0",
+    "problem_id": "q",
+    "purpose": "sample",
+    "prompt_tokens": 1,
+    "completion_tokens": 1,
+    "scored_tokens": 1,
+    "seconds": 0.5,
+}
+# What a recovery writes of a problem, apart from how it ended.
+OF_A_PROBLEM = ("verdicts", "interventions", "features", "token_arrays", "rollouts", "decisions")
+OF_A_PROBLEM += ("calls", "rollout_features")
+
+
+def rows_of(problem_id: str, attempts: int) -> dict[str, list[dict[str, Any]]]:
+    """Everything a recovery writes of a problem: a sample, and so many attempts after it."""
+
+    def named(row: dict[str, Any], name: str, number: int, **changes: Any) -> dict[str, Any]:
+        return {**row, "id": f"{problem_id}/{name}{number}", **changes}
+
+    of_it = {"problem_id": problem_id}
+    every, later = range(attempts + 1), range(1, attempts + 1)
+    verdict = {"value": "failed", "score": None, "verifier": "exact"}
+    tried = {"operator": "retry", "outcome": "failed", "tokens": 3, "details": None}
+    told = {"failed_share": 1.0, "agreement": 0.0, "truncated": 0.0, "length": 1.0}
+    return {
+        "problems": [{**PROBLEM, "id": problem_id, "key": problem_id}],
+        "rollouts": [named(ROLLOUT, "", i, position=i, **of_it) for i in every],
+        "verdicts": [named(verdict, "", i) for i in every],
+        "features": [named(FEATURES, "", i) for i in every],
+        "token_arrays": [named({"length": 1, "signals": b""}, "", i) for i in every],
+        "decisions": [named(DECISION, "decision", i, step=i, **of_it) for i in every],
+        "interventions": [
+            named(tried, "", i, decision_id=f"{problem_id}/decision{i - 1}") for i in later
+        ],
+        "calls": [named(CALL, "call", i, **of_it) for i in every],
+        "rollout_features": [{**told, "id": problem_id, "feature_version": 1}],
+    }
+
+
+def ids_of(rows: dict[str, list[dict[str, Any]]]) -> dict[str, list[str]]:
+    return {table: [row["id"] for row in rows[table]] for table in OF_A_PROBLEM}
+
+
+def stored_ids(store: TraceStore) -> dict[str, set[str]]:
+    return {
+        table: {row["id"] for row in store.query(f"SELECT id FROM {table}")}
+        for table in OF_A_PROBLEM
+    }
+
+
+@pytest.mark.parametrize("store_text", ["full", "hash", "none"])
+def test_what_does_not_belong_to_how_a_problem_ended_is_forgotten(
+    tmp_path: Path, store_text: Any
+) -> None:
+    with TraceStore(tmp_path / "t.db", store_text=store_text) as store:
+        store.write(runs=[RUN], **rows_of("q", attempts=4))
+        store.write(**rows_of("other", attempts=4))
+        store.write(outcomes=[{**OUTCOME, "stop_reason": "budget_exhausted"}])
+        kept, others = ids_of(rows_of("q", attempts=1)), ids_of(rows_of("other", attempts=4))
+        store.settle(OUTCOME, **kept)
+        assert stored_ids(store) == {
+            table: {*kept[table], *others[table]} for table in OF_A_PROBLEM
+        }
+        assert store.query("PRAGMA foreign_key_check") == []
+        ended = store.query("SELECT id, stop_reason FROM outcomes")
+        assert ended == [{"id": "q", "stop_reason": "solved"}]
+        assert count(store, "problems") == 2
+
+
+def test_what_belongs_to_how_a_problem_ended_stays(filled: TraceStore) -> None:
+    rows = rows_of("q", attempts=2)
+    filled.write(**rows)
+    before = [line for line in dump(filled.path) if "outcomes" not in line]
+    filled.settle(OUTCOME, **ids_of(rows))
+    assert [line for line in dump(filled.path) if "outcomes" not in line] == before
+
+
+def test_a_table_that_is_not_named_is_emptied_of_the_problem(filled: TraceStore) -> None:
+    filled.write(**rows_of("q", attempts=2))
+    filled.settle(OUTCOME)
+    assert not any(stored_ids(filled).values())
+    assert count(filled, "problems") == count(filled, "outcomes") == 1
+
+
+def test_where_the_outcome_is_refused_nothing_is_forgotten(filled: TraceStore) -> None:
+    filled.write(**rows_of("q", attempts=2))
+    before = dump(filled.path)
+    with pytest.raises(StoreError, match="solved"):
+        filled.settle({**OUTCOME, "solved": None})
+    # A decision cannot go while an attempt that is kept was made because of it.
+    kept = ids_of(rows_of("q", attempts=2)) | {"decisions": []}
+    with pytest.raises(StoreError, match="FOREIGN KEY"):
+        filled.settle(OUTCOME, **kept)
+    assert dump(filled.path) == before
+
+
 def test_the_store_writes_ahead(store: TraceStore) -> None:
     assert store.query("PRAGMA journal_mode")[0]["journal_mode"] == "wal"
     store.write(runs=[RUN])

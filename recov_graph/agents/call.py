@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 import numpy as np
 from langchain.agents.middleware import ModelRequest, ModelResponse
+from langchain.agents.structured_output import (
+    OutputToolBinding,
+    ProviderStrategy,
+    StructuredOutputError,
+    ToolStrategy,
+)
 from langchain_core.messages import AIMessage
 from langchain_core.messages.utils import count_tokens_approximately
 from langchain_core.runnables import RunnableBinding
 from typing_extensions import TypedDict
 
 from recov_graph.conversation import asked_otherwise, text_of
+from recov_graph.errors import ModelReplyError
 from recov_graph.models.base import Capability, Generation
 from recov_graph.models.black_box import BlackBox, Variation
 from recov_graph.models.chat import (
+    UNLIMITED,
+    Chat,
     capabilities_of,
     chat_of,
     finish_of,
@@ -25,7 +35,9 @@ from recov_graph.models.chat import (
     temperature_of,
     with_decoding,
 )
+from recov_graph.problem import strict_json
 from recov_graph.rollout import Rollout
+from recov_graph.words import short
 
 Handler = Callable[[ModelRequest[Any]], ModelResponse[Any]]
 
@@ -33,12 +45,14 @@ Handler = Callable[[ModelRequest[Any]], ModelResponse[Any]]
 class ModelData(TypedDict):
     """What is known of an agent's model between its calls.
 
-    `temperature` is the decoding temperature, `prompt_tokens` what the last call read.
+    `temperature` is the decoding temperature, `max_tokens` the longest completion, `prompt_tokens`
+    what the last call read.
     """
 
     name: str
     can: list[str]
     temperature: float
+    max_tokens: int
     prompt_tokens: int
 
 
@@ -47,8 +61,10 @@ def described(request: ModelRequest[Any], prompt_tokens: int = 0) -> ModelData:
     temperature = request.model_settings.get("temperature")
     return {
         "name": name_of(request.model),
-        "can": sorted(capabilities_of(request.model)),
+        # Plain words: a checkpointer need not know our types.
+        "can": sorted(one.value for one in capabilities_of(request.model)),
         "temperature": temperature_of(request.model) if temperature is None else temperature,
+        "max_tokens": limit_of(request.model, request.model_settings),
         "prompt_tokens": prompt_tokens or count_tokens_approximately(request.messages),
     }
 
@@ -80,6 +96,7 @@ class AgentModel(SeenModel):
 
     Attributes:
         responses: what the agent was answered, with the rollout made of it, in order.
+        tokens_left: how many tokens the budget still allows.
     """
 
     def __init__(
@@ -87,22 +104,41 @@ class AgentModel(SeenModel):
     ) -> None:
         super().__init__(data)
         self._request, self._handler, self._question = request, handler, question
-        self._temperature = data["temperature"]
+        self._temperature, self._max_tokens = data["temperature"], data["max_tokens"]
         self.responses: list[tuple[Rollout, ModelResponse[Any]]] = []
+        self.tokens_left: Callable[[], float] = lambda: math.inf
+
+    def prompt_length(self, prompt: str) -> int:
+        """What the last call read, or more where tools have told much since."""
+        return max(self._prompt_tokens, count_tokens_approximately(self._request.messages))
 
     def call(self, variation: Variation) -> Generation:  # type: ignore[override]
         """One call of the agent's, varied."""
-        response = self._handler(self._varied(variation))
+        try:
+            response = self._handler(self._varied(variation))
+        except StructuredOutputError as error:  # a reply, and paid
+            spent = generation_of(error.ai_message, self._request.messages).usage
+            raise ModelReplyError(str(error), usage=spent) from error
         generation = answer_generation(response, self._request)
         self.responses.append((generation.rollouts[0], response))
         return generation
 
     def response_of(self, rollout: Rollout) -> ModelResponse[Any]:
-        """What the agent goes on with: the response that a rollout was made of."""
-        for made, response in self.responses:
+        """What the agent goes on with: the response that a rollout was made of.
+
+        Raises:
+            ModelReplyError: it was made of none, and is not what the agent has to answer with.
+        """
+        same = [(made, given) for made, given in self.responses if made.text == rollout.text]
+        for made, given in same:
             if made is rollout:
-                return response
-        return ModelResponse(result=[AIMessage(rollout.text)])  # one of an intervention's own
+                return given
+        if same:  # a copy
+            return same[-1][1]
+        structured = None
+        if self._request.response_format is not None:  # without one the agent would be called on
+            structured = structured_of(rollout.text, self._request.response_format)
+        return ModelResponse([AIMessage(rollout.text)], structured)
 
     def _varied(self, variation: Variation) -> ModelRequest[Any]:
         request, chat = self._request, self._request.model
@@ -118,11 +154,55 @@ class AgentModel(SeenModel):
         temperature = temperature_of(chat) if plain else variation.temperature
         if not plain and "temperature" in settings:
             settings["temperature"] = temperature
-        varied = innermost(with_decoding(chat, temperature, variation.max_tokens)) or chat
+        limit = self._limit(variation, limit_of(chat, settings))
+        if limit < UNLIMITED and settings.get("max_tokens") is not None:
+            settings["max_tokens"] = limit
+        varied = innermost(with_decoding(chat, temperature, limit)) or chat
         messages = request.messages
         if variation.prompt != self._question:
             messages = asked_otherwise(messages, self._question, variation.prompt)
         return request.override(model=varied, messages=messages, model_settings=settings)
+
+    def _limit(self, variation: Variation, own: int) -> int:
+        """The longest completion: the model's own as far as nothing else was asked for."""
+        limit = own
+        if variation.max_tokens < self._max_tokens:
+            limit = min(own, variation.max_tokens)
+        elif variation.model is None and own < UNLIMITED:
+            limit = math.ceil(own * variation.max_tokens / self._max_tokens)
+        left = self.tokens_left()
+        if math.isinf(left):
+            return limit
+        return max(1, min(limit, int(left) - self.prompt_length(variation.prompt)))
+
+
+def limit_of(chat: Chat, settings: dict[str, Any]) -> int:
+    """The longest completion that a chat model is called for."""
+    given = settings.get("max_tokens")
+    if given is None:
+        given = getattr(innermost(chat), "max_tokens", None)
+    return given if isinstance(given, int) and given > 0 else UNLIMITED
+
+
+def structured_of(text: str, response_format: Any) -> Any:
+    """A text as the structured response that an agent has to give.
+
+    Raises:
+        ModelReplyError: it is none.
+    """
+    if isinstance(response_format, ProviderStrategy):
+        specs = [response_format.schema_spec]
+    elif isinstance(response_format, ToolStrategy):
+        specs = response_format.schema_specs
+    else:
+        specs = ToolStrategy(getattr(response_format, "schema", response_format)).schema_specs
+    for spec in specs:
+        try:
+            return OutputToolBinding.from_schema_spec(spec).parse(strict_json(text))
+        except ValueError:
+            continue
+    names = ", ".join(spec.name for spec in specs)
+    raise ModelReplyError(f"{short(text)} is not the JSON of {names}")
 
 
 def answer_generation(response: ModelResponse[Any], request: ModelRequest[Any]) -> Generation:

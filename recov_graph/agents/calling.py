@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+import threading
+from collections import OrderedDict
+from typing import Any, NamedTuple, cast
 
 from langchain.agents.middleware import ExtendedModelResponse, ModelRequest, ModelResponse
 from langchain_core.messages import AIMessage
@@ -18,14 +20,43 @@ from recov_graph.agents.call import (
     is_final,
 )
 from recov_graph.agents.recovering import Recovering
-from recov_graph.budget import BudgetExhausted, Ledger, MeteredModel
+from recov_graph.budget import BudgetExhausted, Ledger, Made, MeteredModel
+from recov_graph.conversation import asked_by
 from recov_graph.interventions import Failure
-from recov_graph.models.chat import UNLIMITED
 from recov_graph.problem import Problem
+from recov_graph.rollout import Rollout
 from recov_graph.seeds import call_seed
 from recov_graph.settings import Settings
 
 PURPOSE = "agent"  # what the ledger calls the agent's own calls
+MOST_PAUSED = 256
+
+
+class Paused(NamedTuple):
+    """What an intervention had been given when it was interrupted: it is not paid again."""
+
+    made: dict[str, Made]
+    responses: list[tuple[Rollout, ModelResponse[Any]]]
+
+
+class Pauses:
+    """Interventions that ask a person, by recovery; the oldest may be gone when they go on."""
+
+    def __init__(self) -> None:
+        self._paused: OrderedDict[str, Paused] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def take(self, recovery_id: str) -> Paused:
+        """What was kept, which it is no longer."""
+        with self._lock:
+            return self._paused.pop(recovery_id, None) or Paused({}, [])
+
+    def keep(self, recovery_id: str, paused: Paused) -> None:
+        """Keep this until the intervention is run again."""
+        with self._lock:
+            self._paused[recovery_id] = paused
+            while len(self._paused) > MOST_PAUSED:
+                self._paused.popitem(last=False)
 
 
 def under_way(request: ModelRequest[Any]) -> Recovering | None:
@@ -46,11 +77,15 @@ def noted(
     ledger = Ledger(settings.budget, recovery["recovery_id"], recovery["calls"])
     ledger.enter(ledger.new_id(), PURPOSE, usage, started)
     model = described(request, usage.prompt_tokens)
-    return _extended(response, {**recovering, "model": model}, ledger.calls)
+    return _extended(request, response, {**recovering, "model": model}, ledger.calls)
 
 
 def intervened(
-    request: ModelRequest[Any], handler: Handler, recovering: Recovering, settings: Settings
+    request: ModelRequest[Any],
+    handler: Handler,
+    recovering: Recovering,
+    settings: Settings,
+    pauses: Pauses,
 ) -> ExtendedModelResponse[Any]:
     """A call as the intervention decided on makes it.
 
@@ -60,18 +95,23 @@ def intervened(
     problem = Problem.model_validate(recovery["current"])
     operator = recovery["route"][-1]["operator"]
     assert operator is not None
+    name, paused = recovery["recovery_id"], pauses.take(recovery["recovery_id"])
     model = AgentModel(request, handler, problem.prompt, data)
-    meter = MeteredModel(model, settings.budget, recovery["recovery_id"], recovery["calls"])
+    model.responses.extend(paused.responses)
+    meter = MeteredModel(model, settings.budget, name, recovery["calls"], paused.made)
+    model.tokens_left = lambda: meter.budget.tokens_left(meter.spent)
     failure = Failure(
         problem=problem,
         temperature=data["temperature"],
-        max_tokens=UNLIMITED,
+        max_tokens=data["max_tokens"],
         seed=call_seed(settings.seed, problem.id, len(recovery["attempts"])),
         focus=len(recovery["route"]) - 1,
     )
     try:
         made = settings.interventions[operator].apply(failure, meter)
+        response = model.response_of(made.rollout)
     except GraphBubbleUp:
+        pauses.keep(name, Paused(meter.made, model.responses))
         raise
     except Exception as error:
         exhausted = isinstance(error, BudgetExhausted)
@@ -79,23 +119,26 @@ def intervened(
             "reason": "budget_exhausted" if exhausted else "model_error",
             "why": None if exhausted else f"{operator}: {type(error).__name__}: {error}",
         }
-        best = recovering["best"]
-        text = Answer(**best).text if best else ""
-        return _extended(
-            ModelResponse(result=[AIMessage(text)]), {**recovering, "over": over}, meter.calls
-        )
-    return _extended(
-        model.response_of(made.rollout), {**recovering, "details": made.details}, meter.calls
-    )
+        best = Answer(**(recovering["best"] or {"messages": [AIMessage("")]}))
+        # Structured as well, where answers are: an agent without tools would be called on else.
+        response = ModelResponse([AIMessage(best.text)], best.structured)
+        return _extended(request, response, {**recovering, "over": over}, meter.calls)
+    return _extended(request, response, {**recovering, "details": made.details}, meter.calls)
 
 
 def _extended(
-    response: ModelResponse[Any], recovering: Recovering, calls: dict[str, Any]
+    request: ModelRequest[Any],
+    response: ModelResponse[Any],
+    recovering: Recovering,
+    calls: dict[str, Any],
 ) -> ExtendedModelResponse[Any]:
     """The response, with what is to be remembered of the call."""
-    recovery = recovering["recovery"]
+    recovery, model = recovering["recovery"], recovering["model"]
+    read = [call["prompt_tokens"] for call in calls.values()][-1:]
     noted: Recovering = {
         **recovering,
+        "asked": asked_by(request.state["messages"]),
+        "model": {**model, "prompt_tokens": read[0] if read else model["prompt_tokens"]},
         "recovery": {**recovery, "calls": {**recovery["calls"], **calls}},
         "answered": recovering["over"] is None and is_final(response),
     }

@@ -117,6 +117,18 @@ class Judge:
             return self._recorders[model]
 
 
+def given_up(state: Mapping[str, Any], recovering: Recovering, error: Exception) -> Changes:
+    """The answer as it is, unscored; where there is none at the moment, the best that there was."""
+    mark = {"solved": False, "verdict": "unscored", "stop_reason": None}
+    changes: Changes = {"recovering": None, "recovery": {**mark, "error": str(error)}}
+    answer = final_answer(state)
+    if recovering["best"] is not None and not recovering["answered"]:
+        return {**changes, **_put_back(state, answer, Answer(**recovering["best"]), mark)}
+    if answer is not None:
+        changes["messages"] = marked(answer, mark)
+    return changes
+
+
 def was_refused(recovering: Recovering) -> bool:
     """Whether a person has just refused the intervention decided on."""
     recovery = recovering["recovery"]
@@ -173,7 +185,14 @@ def _ended(state: Mapping[str, Any], recovering: Recovering, answer: Answer | No
     if recovering["best"] is None:
         return changes
     best = Answer(**recovering["best"])
-    changes["messages"] = marked(best, mark_of(recovery))
+    return {**changes, **_put_back(state, answer, best, mark_of(recovery))}
+
+
+def _put_back(
+    state: Mapping[str, Any], answer: Answer | None, best: Answer, mark: dict[str, Any]
+) -> Changes:
+    """The best answer in the place of another, marked."""
+    changes: Changes = {"messages": marked(best, mark)}
     if answer is not None and answer.messages[0].id != best.messages[0].id:
         changes["messages"][:0] = taken_back(state["messages"], answer, from_start=False)
     if best.structured is not None or state.get("structured_response") is not None:

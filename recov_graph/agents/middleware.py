@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextvars
 import logging
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +23,15 @@ from langchain.agents.middleware import (
 from langgraph.errors import GraphBubbleUp
 from langgraph.runtime import Runtime
 
-from recov_graph.agents.answer import final_answer, marked
 from recov_graph.agents.call import Handler
-from recov_graph.agents.calling import intervened, noted, under_way
-from recov_graph.agents.judging import Judge
-from recov_graph.agents.recovering import Recovering, RecoveryAgentState
+from recov_graph.agents.calling import Pauses, intervened, noted, under_way
+from recov_graph.agents.judging import Judge, given_up
+from recov_graph.agents.recovering import Recovering, RecoveryAgentState, is_left_over
 from recov_graph.approval import approved
 from recov_graph.budget import Budget
 from recov_graph.context import RecoveryContext
-from recov_graph.conversation import question_of
-from recov_graph.errors import InvalidInputError, RecovGraphError
+from recov_graph.conversation import asked_by, question_of
+from recov_graph.errors import InvalidInputError
 from recov_graph.interventions import Escalate, Intervention, default_interventions
 from recov_graph.models.base import Capability
 from recov_graph.models.chat import DEFAULT_TEMPERATURE, chat_of
@@ -43,7 +45,6 @@ from recov_graph.verifiers import Verifier, as_verifier
 ATTEMPTS = 5
 AGENT = frozenset({Capability.SAMPLE, Capability.TEMPERATURE, Capability.INSTRUCT})
 log = logging.getLogger(__name__)
-Changes = dict[str, Any]
 
 
 class RecoveryMiddleware(AgentMiddleware[RecoveryAgentState, Any, Any]):
@@ -59,7 +60,9 @@ class RecoveryMiddleware(AgentMiddleware[RecoveryAgentState, Any, Any]):
     length, does ``"recovery"`` in the agent's output. Every attempt is a step of the agent's
     graph: it can be streamed, interrupted and resumed without paying a call again.
 
-    Put it last among the agent's middleware, so that what others do at the end they do once.
+    Put it last among the agent's middleware, so that what others do at the end they do once; but
+    before those that try a failed model call again or with another model, which see only the calls
+    of those before them.
 
     Args:
         verifier: a `Verifier`, a callable ``(problem, text)`` or ``(text)``, or a name such as
@@ -97,6 +100,8 @@ class RecoveryMiddleware(AgentMiddleware[RecoveryAgentState, Any, Any]):
         seed: int | None = None,
     ) -> None:
         super().__init__()
+        if interventions is None:  # those that others registered for other models do not matter
+            interventions = list(legal_interventions().values())
         self.settings = as_settings(
             router,
             interventions,
@@ -109,21 +114,25 @@ class RecoveryMiddleware(AgentMiddleware[RecoveryAgentState, Any, Any]):
         for one in self.settings.interventions.values():
             _refuse_impossible(one)
         self._judge = Judge(as_verifier(verifier), as_store(store))
+        self._pauses = Pauses()
 
     def before_agent(
         self, state: RecoveryAgentState, runtime: Runtime[Any]
     ) -> dict[str, Any] | None:
         """Take up the question."""
-        self._settings(runtime)
+        settings = self._settings(runtime)
         given = state.get("problem")
         question = question_of(state["messages"])
         if not given and not (question and question.strip()):
             return {"recovering": None, "recovery": None}
         if given and not (isinstance(given, dict) and given.get("prompt")) and question:
-            given = {"prompt": question, **given} if isinstance(given, dict) else given
+            given = {**given, "prompt": question} if isinstance(given, dict) else given
         problem = as_problem(given or {"prompt": question})
+        recovery = new_recovery(problem, new_recovery_id(runtime.execution_info))
+        recovery["approve"] = sorted(settings.approve)
         recovering: Recovering = {
-            "recovery": new_recovery(problem, new_recovery_id(runtime.execution_info)),
+            "recovery": recovery,
+            "asked": asked_by(state["messages"]),
             "charged": 0,
             "pending": False,
             "answered": False,
@@ -143,7 +152,9 @@ class RecoveryMiddleware(AgentMiddleware[RecoveryAgentState, Any, Any]):
         recovery = recovering["recovery"]
         decision = recovery["route"][-1]
         chosen = decision["operator"]
-        if chosen is None or chosen not in self._settings(runtime).approve:
+        # What had to be approved at first has to be, whoever goes on: a context is not kept.
+        approve = self._settings(runtime).approve.union(recovery["approve"])
+        if chosen is None or chosen not in approve:
             return None
         if approved(decision, recovery["current"]["prompt"]):
             return {"recovering": {**recovering, "approved": True}}
@@ -162,7 +173,8 @@ class RecoveryMiddleware(AgentMiddleware[RecoveryAgentState, Any, Any]):
         if recovering is None:
             return handler(request)
         if recovering["pending"]:
-            return intervened(request, handler, recovering, self._settings(request.runtime))
+            settings = self._settings(request.runtime)
+            return intervened(request, handler, recovering, settings, self._pauses)
         started = time.monotonic()
         response = handler(request)
         return noted(request, response, recovering, self._settings(request.runtime), started)
@@ -180,23 +192,35 @@ class RecoveryMiddleware(AgentMiddleware[RecoveryAgentState, Any, Any]):
         if not recovering["pending"]:
             started = time.monotonic()
             return noted(request, await handler(request), recovering, settings, started)
-        # Interventions are plain functions: one runs in a thread, its calls on the agent's loop.
+        # Interventions are plain functions: one runs in a thread, its calls on the agent's loop. A
+        # thread of its own: in those of the loop, models and callbacks may be what it waits for.
         loop = asyncio.get_running_loop()
+        thread = concurrent.futures.ThreadPoolExecutor(1, "recov-graph")
         calls: list[concurrent.futures.Future[ModelResponse[Any]]] = []
+        cancelled = threading.Event()
 
         async def called(varied: ModelRequest[Any]) -> ModelResponse[Any]:
             return await handler(varied)
 
         def waiting(varied: ModelRequest[Any]) -> ModelResponse[Any]:
+            if cancelled.is_set():  # an intervention of several calls pays no further one
+                raise concurrent.futures.CancelledError
             calls.append(asyncio.run_coroutine_threadsafe(called(varied), loop))
             return calls[-1].result()
 
         try:
-            return await asyncio.to_thread(intervened, request, waiting, recovering, settings)
+            return await loop.run_in_executor(
+                thread,
+                contextvars.copy_context().run,
+                partial(intervened, request, waiting, recovering, settings, self._pauses),
+            )
         except asyncio.CancelledError:
+            cancelled.set()
             for call in calls:
                 call.cancel()
             raise
+        finally:
+            thread.shutdown(wait=False)
 
     @hook_config(can_jump_to=["model"])
     def after_agent(
@@ -206,21 +230,18 @@ class RecoveryMiddleware(AgentMiddleware[RecoveryAgentState, Any, Any]):
         recovering = state.get("recovering")
         if not recovering:
             return None
+        if is_left_over(recovering, state["messages"]):
+            return {"recovering": None, "recovery": None}
         # Our nodes take a context of ours; an agent's own means something else.
         own = runtime.override(context=_context(runtime))
         try:
             return self._judge.judged(state, recovering, self.settings, own)
         except GraphBubbleUp:
             raise
-        except RecovGraphError as error:
+        except Exception as error:
             # A full disk or a router at fault is no reason to keep the answer from the user.
-            log.warning("recovery ended: %s", error)
-            mark = {"solved": False, "verdict": "unscored", "stop_reason": None}
-            changes: Changes = {"recovering": None, "recovery": {**mark, "error": str(error)}}
-            answer = final_answer(state)
-            if answer is not None:
-                changes["messages"] = marked(answer, mark)
-            return changes
+            log.warning("recovery ended: %s", error, exc_info=True)
+            return given_up(state, recovering, error)
 
     def _settings(self, runtime: Runtime[Any]) -> Settings:
         """The settings, as the agent's context has them where that is a `RecoveryContext`."""
@@ -231,13 +252,19 @@ def _context(runtime: Runtime[Any]) -> RecoveryContext | None:
     return runtime.context if isinstance(runtime.context, RecoveryContext) else None
 
 
+def legal_interventions() -> dict[str, Intervention]:
+    """Those that are chosen from by default."""
+    known = default_interventions(AGENT)
+    return {name: one for name, one in known.items() if one.needs <= AGENT}
+
+
 def _refuse_impossible(intervention: Intervention) -> None:
     """Refuse what an agent's model, which shows nothing but texts, cannot carry out."""
     missing = intervention.needs - AGENT
     if missing:
         raise InvalidInputError(
             f"{intervention.name!r} needs {', '.join(sorted(missing))} of the model, which an "
-            f"agent does not offer; legal are {', '.join(default_interventions(AGENT))}, "
+            f"agent does not offer; legal are {', '.join(legal_interventions())}, "
             "Escalate(model), Restart() and your own that need no more than "
             f"{', '.join(sorted(AGENT))}"
         )

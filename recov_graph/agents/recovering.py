@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, NotRequired
 
 from langchain.agents.middleware import AgentState
 from langchain.agents.middleware.types import OmitFromInput, OmitFromOutput, PrivateStateAttr
+from langchain_core.messages import AnyMessage
 from typing_extensions import TypedDict
 
 from recov_graph.agents.call import ModelData
+from recov_graph.conversation import asked_by
 from recov_graph.state import RecoveryState
 
 
@@ -17,6 +20,7 @@ class Recovering(TypedDict, total=False):
 
     Attributes:
         recovery: what was tried, as in the recovery graph.
+        asked: id of the last human message, as far as the agent got.
         model: of the agent, once it was called.
         charged: entries of the ledger that attempts were made of already.
         pending: whether an intervention was decided on that has given no answer yet.
@@ -28,6 +32,7 @@ class Recovering(TypedDict, total=False):
     """
 
     recovery: RecoveryState
+    asked: str | None
     model: ModelData
     charged: int
     pending: bool
@@ -36,6 +41,18 @@ class Recovering(TypedDict, total=False):
     details: dict[str, Any]
     best: dict[str, Any] | None
     over: dict[str, Any] | None
+
+
+def is_left_over(recovering: Recovering, messages: Sequence[AnyMessage]) -> bool:
+    """Whether a recovery is of an earlier question.
+
+    An agent that failed leaves one behind, and other middleware may end the next invocation
+    before ours has taken up its question.
+    """
+    asked = recovering["asked"]
+    if recovering["answered"] or asked == asked_by(messages):
+        return False
+    return asked in [message.id for message in messages]
 
 
 class RecoveryAgentState(AgentState[Any]):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from recov_graph.rollout import FinishReason, Rollout, TopK, Usage
 
+UNLIMITED = 2**31  # a longest completion of so many tokens is none
 Ids = NDArray[np.int32]
 Role = Literal["specialist", "ancestor"]
 
@@ -55,6 +56,24 @@ class Overhead(NamedTuple):
     stride: int = 0
     per_scored: int = 0
     prompt_per_sample: bool = False
+
+
+class Decoding(NamedTuple):
+    """How a model samples where nothing else is asked for; it may tell so by `decoding`.
+
+    Attributes:
+        temperature: decoding temperature.
+        max_tokens: longest completion.
+    """
+
+    temperature: float
+    max_tokens: int
+
+
+def decoding_of(model: Model) -> Decoding | None:
+    """How a model samples by itself; None where it does not tell."""
+    told = getattr(model, "decoding", None)
+    return told if isinstance(told, Decoding) else None
 
 
 def overhead_of(model: Model) -> Overhead:

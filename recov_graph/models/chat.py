@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,14 +12,17 @@ from langchain_core.messages.utils import count_tokens_approximately
 from langchain_core.runnables import Runnable, RunnableBinding
 
 from recov_graph.errors import InvalidInputError, ModelReplyError
-from recov_graph.models.base import Capability, Generation, Model
+from recov_graph.models.base import UNLIMITED as UNLIMITED
+from recov_graph.models.base import Capability, Decoding, Generation, Model
 from recov_graph.models.black_box import BlackBox, Variation
 from recov_graph.rollout import FinishReason, Rollout, Usage
 from recov_graph.words import short, storable
 
-UNLIMITED = 2**31  # a longest completion of so many tokens is none
 DEFAULT_TEMPERATURE = 1.0  # of the APIs, where a chat model leaves it to them
 CUT = frozenset({"length", "max_tokens", "max_output_tokens", "model_length"})
+
+LIMITS = ("max_tokens", "max_output_tokens", "num_predict")  # what chat models call the longest
+DECODING = ("temperature", *LIMITS)
 
 Chat = Runnable[Any, Any]
 
@@ -41,7 +44,12 @@ class ChatModel(BlackBox):
                 f"chat is {short(chat)}; it must be a chat model of LangChain, such as a ChatOpenAI"
             )
         super().__init__(name or name_of(chat), capabilities_of(chat))
-        self.chat = chat
+        self.chat = settled(chat)
+
+    @property
+    def decoding(self) -> Decoding:
+        """What the chat model was set to."""
+        return Decoding(temperature_of(self.chat), limit_of(self.chat))
 
     def call(self, variation: Variation) -> Generation:
         """One rollout of one human message."""
@@ -95,8 +103,7 @@ def name_of(chat: Chat) -> str:
 def capabilities_of(chat: Chat) -> frozenset[Capability]:
     """What can be varied of a chat model."""
     can = {Capability.SAMPLE, Capability.INSTRUCT}
-    model = innermost(chat)
-    if model is not None and "temperature" in type(model).model_fields:
+    if "temperature" in _fields(innermost(chat)):
         can.add(Capability.TEMPERATURE)
     return frozenset(can)
 
@@ -108,23 +115,57 @@ def temperature_of(chat: Chat) -> float:
     return DEFAULT_TEMPERATURE if given is None else max(float(given), 0.001)
 
 
+def limit_of(chat: Chat) -> int:
+    """The longest completion that a chat model was given."""
+    model = innermost(chat)
+    given = (getattr(model, name, None) for name in LIMITS)
+    return next((one for one in given if isinstance(one, int) and one > 0), UNLIMITED)
+
+
+def settled(chat: Chat) -> Chat:
+    """The chat model with a temperature and a length that are bound to it as its own.
+
+    What is bound would have its way, whatever the chat model is set to.
+    """
+    if not isinstance(chat, RunnableBinding):
+        return chat
+    bound = settled(chat.bound)
+    fields = _fields(innermost(bound))
+    own = {
+        name: value for name, value in chat.kwargs.items() if name in DECODING and name in fields
+    }
+    if own:
+        bound = _changed(bound, own)
+    if bound is chat.bound:
+        return chat
+    kwargs = {name: value for name, value in chat.kwargs.items() if name not in own}
+    return chat.model_copy(update={"bound": bound, "kwargs": kwargs})
+
+
+def _fields(model: BaseChatModel | None) -> Collection[str]:
+    return () if model is None else type(model).model_fields
+
+
+def _changed(chat: Chat, fields: dict[str, Any]) -> Chat:
+    """A copy of the chat model, in what is bound around it, with other fields."""
+    if isinstance(chat, RunnableBinding):
+        return chat.model_copy(update={"bound": _changed(chat.bound, fields)})
+    return chat.model_copy(update=fields) if isinstance(chat, BaseChatModel) else chat
+
+
 def with_decoding(chat: Chat, temperature: float, max_tokens: int) -> Chat:
     """The chat model with another temperature and length, as far as these differ and it has them.
 
     A copy: whoever else uses the chat model does not see it.
     """
-    if isinstance(chat, RunnableBinding):
-        bound = with_decoding(chat.bound, temperature, max_tokens)
-        return chat if bound is chat.bound else chat.model_copy(update={"bound": bound})
-    if not isinstance(chat, BaseChatModel):
-        return chat
-    fields = type(chat).model_fields
+    fields = _fields(innermost(chat))
     changed: dict[str, Any] = {}
     if "temperature" in fields and temperature != temperature_of(chat):
         changed["temperature"] = temperature
-    if "max_tokens" in fields and max_tokens < UNLIMITED:
-        changed["max_tokens"] = max_tokens
-    return chat.model_copy(update=changed) if changed else chat
+    limit = next((name for name in LIMITS if name in fields), None)
+    if limit and max_tokens < UNLIMITED:
+        changed[limit] = max_tokens
+    return _changed(chat, changed) if changed else chat
 
 
 def generation_of(reply: AIMessage, asked: Sequence[BaseMessage]) -> Generation:

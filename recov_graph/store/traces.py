@@ -7,7 +7,7 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,6 +35,21 @@ TEXT_COLUMNS = {
 }
 # Columns in which code of the user's may put such text: kept or dropped.
 FREE_COLUMNS = {"decisions": ("reason",), "interventions": ("details",)}
+# What the loop writes of a problem, table and id, those first that refer to others.
+_OF_ROLLOUTS = "id IN (SELECT id FROM rollouts WHERE problem_id = ?1)"
+STORED = " UNION ALL ".join(
+    f"SELECT '{table}', id FROM {table} WHERE {whose}"
+    for table, whose in (
+        ("interventions", _OF_ROLLOUTS),
+        ("features", _OF_ROLLOUTS),
+        ("token_arrays", _OF_ROLLOUTS),
+        ("verdicts", _OF_ROLLOUTS),
+        ("rollouts", "problem_id = ?1"),
+        ("decisions", "problem_id = ?1"),
+        ("calls", "problem_id = ?1"),
+        ("rollout_features", "id = ?1"),
+    )
+)
 
 PROBLEMS = (
     "SELECT problems.*, outcomes.*, problems.id AS id, "
@@ -149,11 +164,27 @@ class TraceStore:
             StoreError: the database refuses the rows; nothing of this call is stored then.
         """
         with self._clear_errors(), self._transaction():
-            for table, rows in tables.items():
-                if rows:
-                    redacted = [self._redacted(table, row) for row in rows]
-                    for row in redacted:
-                        self._db.conn.execute(self._upsert(table, tuple(row)), row)
+            self._written(tables)
+
+    def _written(self, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        for table, rows in tables.items():
+            if rows:
+                redacted = [self._redacted(table, row) for row in rows]
+                for row in redacted:
+                    self._db.conn.execute(self._upsert(table, tuple(row)), row)
+
+    def settle(self, outcome: Mapping[str, Any], **kept: Collection[str]) -> None:
+        """Write how a problem ended; of what was written of it before, only these ids stay.
+
+        The rest, all of a table that is not named, is of a timeline that was abandoned: a thread
+        was taken back to an older checkpoint, and went on from there.
+        """
+        with self._clear_errors(), self._transaction():
+            self._written({"outcomes": [outcome]})
+            stored = self._db.conn.execute(STORED, [outcome["id"]]).fetchall()
+            stale = [(table, name) for table, name in stored if name not in kept.get(table, ())]
+            for table, name in stale:
+                self._db.conn.execute(f'DELETE FROM "{table}" WHERE id = ?', [name])
 
     def write_traces(self, traces: Mapping[str, Trace]) -> None:
         """Store what was measured on failed rollouts that are in the store already, by their id."""

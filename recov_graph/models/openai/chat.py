@@ -13,7 +13,7 @@ from recov_graph.errors import (
     ModelReplyError,
     NotScorableError,
 )
-from recov_graph.models.base import Generation, Ids, Role, Scores
+from recov_graph.models.base import UNLIMITED, Generation, Ids, Role, Scores
 from recov_graph.models.openai.access import Access
 from recov_graph.models.openai.endpoint import Endpoint, Request, Work
 from recov_graph.models.openai.replies import choices, evenly, finish_of, spent, text_of
@@ -28,6 +28,8 @@ class ChatWire(Wire):
         endpoint: the model.
         access: what its server offers.
     """
+
+    longest = UNLIMITED  # as the server likes; reasoning has no length that one could know
 
     def __init__(self, endpoint: Endpoint, access: Access) -> None:
         super().__init__(endpoint, None, access, 0)
@@ -51,7 +53,9 @@ class ChatWire(Wire):
             )
 
         def ask(missing: int, there: int) -> Request:
-            parameters: dict[str, Any] = {"max_tokens": max_tokens}
+            parameters: dict[str, Any] = {}
+            if max_tokens < UNLIMITED:
+                parameters["max_tokens"] = max_tokens
             if missing > 1 and temperature:  # all greedy ones are alike, and vLLM gives but one
                 parameters["n"] = missing
             if self.access.temperature:

@@ -15,7 +15,7 @@ from langchain_openai.chat_models.base import BaseChatOpenAI
 from pydantic import ValidationError
 
 from recov_graph.errors import InvalidInputError
-from recov_graph.models.base import Capability, Generation, Ids, Overhead, Role, Scores
+from recov_graph.models.base import Capability, Decoding, Generation, Ids, Overhead, Role, Scores
 from recov_graph.models.openai.access import Access, tokenizers_differ
 from recov_graph.models.openai.blocks import BlockSession
 from recov_graph.models.openai.cache import AccessCache, found_out
@@ -25,10 +25,12 @@ from recov_graph.models.openai.messages import MessageWire
 from recov_graph.models.openai.texts import TextWire
 from recov_graph.models.openai.tokens import TokenWire
 from recov_graph.models.openai.wire import Wire
+from recov_graph.signals import COLDEST
 from recov_graph.words import storable
 
 PREFIX = "openai:"
 TOP_K = 20
+TEMPERATURE = 0.6
 BLOCK = 12
 MAX_CONCURRENCY = 16
 NO_KEY = "not-needed"  # servers of one's own rarely ask for a key, but the client wants one
@@ -112,6 +114,15 @@ class OpenAIModel:
     def __repr__(self) -> str:
         ancestor = "" if self.ancestor is None else f", ancestor: {self.ancestor}"
         return f"OpenAIModel({self.specialist}{ancestor})"
+
+    @property
+    def decoding(self) -> Decoding:
+        """What the chat model was set to, where it was."""
+        chat = self.specialist.chat
+        return Decoding(
+            TEMPERATURE if chat.temperature is None else max(chat.temperature, COLDEST),
+            chat.max_tokens or self._reached().longest,
+        )
 
     @property
     def overhead(self) -> Overhead:

@@ -49,6 +49,9 @@ class Recent(Generic[Value]):
         return value
 
 
+MAX_TOKENS = 1024  # prose, where the user sets no limit and the server would set a low one
+
+
 class Wire(ABC):
     """One way of reaching a specialist and its ancestor; see `recov_graph.models.Model`.
 
@@ -63,7 +66,10 @@ class Wire(ABC):
         end_token: the last of them; -1, which is no token, before one was seen.
         several: whether the server gives several choices at once where asked.
         alone: whether it refuses to be asked for several.
+        longest: the longest completion where the user sets no limit.
     """
+
+    longest = MAX_TOKENS
 
     def __init__(
         self, specialist: Endpoint, ancestor: Endpoint | None, access: Access, k: int
