@@ -34,6 +34,7 @@ from recov_graph.words import short, storable
 
 STEPS_PER_ATTEMPT = 10  # more than the recovery graph takes
 
+Ran = tuple[Invocation, RecoveryOutput]
 ProblemOf = Callable[[Any], Problem | dict[str, Any] | str]
 
 
@@ -41,7 +42,7 @@ class Recovered(NamedTuple):
     """What a recovery ended with.
 
     Attributes:
-        output: the best output of the runnable.
+        output: the best output of the runnable; None where none could be parsed.
         result: the recovery graph's output: solved, attempts, route, usage, stop_reason and more.
     """
 
@@ -156,7 +157,7 @@ class Recovering(Runnable[Any, Any]):
         return await self._acall_with_config(cast(Any, self._aoutput), input, config, **kwargs)
 
     def recover(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Recovered:
-        """As `invoke`, with the recovery's own result."""
+        """As `invoke`, with the recovery's own result; where no output can be parsed, with None."""
         done = self._call_with_config(cast(Any, self._recovered), input, config, **kwargs)
         return cast(Recovered, done)
 
@@ -195,16 +196,24 @@ class Recovering(Runnable[Any, Any]):
         return self.wrapped.get_name(suffix, name=name or self.name)
 
     def _output(self, value: Any, config: RunnableConfig, **kwargs: Any) -> Any:
-        return self._recovered(value, config, **kwargs).output
+        return _parsed(*self._ran(value, config, **kwargs))
 
     async def _aoutput(self, value: Any, config: RunnableConfig, **kwargs: Any) -> Any:
-        return (await self._arecovered(value, config, **kwargs)).output
+        return _parsed(*await self._aran(value, config, **kwargs))
 
     def _recovered(self, value: Any, config: RunnableConfig, **kwargs: Any) -> Recovered:
-        under_way = Invocation(value, self._problem(value), config, kwargs)
-        return _outcome(under_way, under_way.context().run(self._run, under_way))
+        under_way, result = self._ran(value, config, **kwargs)
+        return Recovered(_output(under_way, result), result)
 
     async def _arecovered(self, value: Any, config: RunnableConfig, **kwargs: Any) -> Recovered:
+        under_way, result = await self._aran(value, config, **kwargs)
+        return Recovered(_output(under_way, result), result)
+
+    def _ran(self, value: Any, config: RunnableConfig, **kwargs: Any) -> Ran:
+        under_way = Invocation(value, self._problem(value), config, kwargs)
+        return under_way, under_way.context().run(self._run, under_way)
+
+    async def _aran(self, value: Any, config: RunnableConfig, **kwargs: Any) -> Ran:
         loop = asyncio.get_running_loop()
         under_way = Invocation(value, self._problem(value), config, kwargs, loop)
         # A thread of its own: one of the event loop's pool would wait for calls that may need
@@ -217,7 +226,7 @@ class Recovering(Runnable[Any, Any]):
         finally:
             under_way.stop()
             with_thread.shutdown(wait=False)
-        return _outcome(under_way, result)
+        return under_way, result
 
     def _run(self, under_way: Invocation) -> RecoveryOutput:
         # The limit on steps is meant for the runnable; the budget is what ends the loop.
@@ -288,8 +297,19 @@ def _check(one: Intervention, model: WrappedRunnable) -> None:
     chat_of(one.model)
 
 
-def _outcome(under_way: Invocation, result: RecoveryOutput) -> Recovered:
-    """The best attempt's output, which tells how the recovery ended where it can."""
+def _parsed(under_way: Invocation, result: RecoveryOutput) -> Any:
+    """The best attempt's output, or what was raised where that could not be parsed."""
+    output, best = _output(under_way, result), result["best"]
+    if best is not None and best["text"] in under_way.unparsed:
+        raise under_way.unparsed[best["text"]]
+    return output
+
+
+def _output(under_way: Invocation, result: RecoveryOutput) -> Any:
+    """The best attempt's output, which tells how the recovery ended where it can.
+
+    None where it could not be parsed.
+    """
     best = result["best"]
     if best is None:
         if under_way.raised is not None:
@@ -299,10 +319,10 @@ def _outcome(under_way: Invocation, result: RecoveryOutput) -> Recovered:
         )
     text = best["text"]
     if text in under_way.unparsed:
-        raise under_way.unparsed[text]
+        return None
     # An intervention of the user's may have changed the text.
     output = under_way.outputs.get(text, [*under_way.outputs.values(), None][-1])
     if isinstance(output, AIMessage):
         kwargs = {**output.additional_kwargs, "recovery": mark_of(result)}
         output = output.model_copy(update={"additional_kwargs": kwargs})
-    return Recovered(output, result)
+    return output

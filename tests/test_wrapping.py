@@ -1049,3 +1049,25 @@ def test_a_temperature_that_is_bound_can_be_lifted_all_the_same() -> None:
     assert [seen.temperature for seen in model.seen] == [0.2, 1.0]
     assert [seen.max_tokens for seen in model.seen] == [50, 50]
     assert all("temperature" not in seen.kwargs for seen in model.seen)
+
+
+def test_where_nothing_can_be_parsed_recover_still_tells_what_was_tried() -> None:
+    chain = chat("not JSON", "nor this", repeat=True) | JsonOutputParser()
+    output, result = with_recovery(chain, says_42, budget=Budget(max_attempts=3)).recover("?")
+    assert output is None
+    assert not result["solved"]
+    assert len(result["attempts"]) >= 2
+    assert result["usage"]["tokens"] > 0
+
+
+class LengthFinishReasonError(Exception):
+    """As openai raises it where a structured reply was cut."""
+
+
+def test_a_structured_reply_that_was_cut_is_a_failed_attempt_and_can_be_extended() -> None:
+    model = chat(LengthFinishReasonError("cut"), "42", max_tokens=10)
+    wrapped = with_recovery(model, says_42, interventions=["extend"], seed=0)
+    output, result = wrapped.recover("6*7?")
+    assert output.text == "42"
+    assert [attempt["operator"] for attempt in result["attempts"]] == ["sample", "extend"]
+    assert [seen.max_tokens for seen in model.seen] == [10, 20]

@@ -31,6 +31,7 @@ from recov_graph.models.chat import (
     finish_of,
     generation_of,
     innermost,
+    limit_of,
     name_of,
     temperature_of,
     with_decoding,
@@ -64,7 +65,7 @@ def described(request: ModelRequest[Any], prompt_tokens: int = 0) -> ModelData:
         # Plain words: a checkpointer need not know our types.
         "can": sorted(one.value for one in capabilities_of(request.model)),
         "temperature": temperature_of(request.model) if temperature is None else temperature,
-        "max_tokens": limit_of(request.model, request.model_settings),
+        "max_tokens": _limit_of(request.model, request.model_settings),
         "prompt_tokens": prompt_tokens or count_tokens_approximately(request.messages),
     }
 
@@ -154,7 +155,7 @@ class AgentModel(SeenModel):
         temperature = temperature_of(chat) if plain else variation.temperature
         if not plain and "temperature" in settings:
             settings["temperature"] = temperature
-        limit = self._limit(variation, limit_of(chat, settings))
+        limit = self._limit(variation, _limit_of(chat, settings))
         if limit < UNLIMITED and settings.get("max_tokens") is not None:
             settings["max_tokens"] = limit
         varied = innermost(with_decoding(chat, temperature, limit)) or chat
@@ -174,14 +175,6 @@ class AgentModel(SeenModel):
         if math.isinf(left):
             return limit
         return max(1, min(limit, int(left) - self.prompt_length(variation.prompt)))
-
-
-def limit_of(chat: Chat, settings: dict[str, Any]) -> int:
-    """The longest completion that a chat model is called for."""
-    given = settings.get("max_tokens")
-    if given is None:
-        given = getattr(innermost(chat), "max_tokens", None)
-    return given if isinstance(given, int) and given > 0 else UNLIMITED
 
 
 def structured_of(text: str, response_format: Any) -> Any:
@@ -232,3 +225,9 @@ def is_final(response: ModelResponse[Any]) -> bool:
     """Whether an agent ends with a response, rather than going on with tools."""
     reply = message_of(response)
     return response.structured_response is not None or (reply is not None and not reply.tool_calls)
+
+
+def _limit_of(chat: Chat, settings: dict[str, Any]) -> int:
+    """The longest completion that a chat model is called for."""
+    given = settings.get("max_tokens")
+    return given if isinstance(given, int) and given > 0 else limit_of(chat)

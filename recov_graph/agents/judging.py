@@ -120,7 +120,9 @@ class Judge:
 def given_up(state: Mapping[str, Any], recovering: Recovering, error: Exception) -> Changes:
     """The answer as it is, unscored; where there is none at the moment, the best that there was."""
     mark = {"solved": False, "verdict": "unscored", "stop_reason": None}
-    changes: Changes = {"recovering": None, "recovery": {**mark, "error": str(error)}}
+    known = {name: recovering["recovery"].get(name) for name in OUTPUT}
+    told = {**known, "solved": False, "stop_reason": None, "error": str(error)}
+    changes: Changes = {"recovering": None, "recovery": told}
     answer = final_answer(state)
     if recovering["best"] is not None and not recovering["answered"]:
         return {**changes, **_put_back(state, answer, Answer(**recovering["best"]), mark)}

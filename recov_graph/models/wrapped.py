@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from langchain_core.exceptions import OutputParserException
@@ -103,6 +103,8 @@ class Invocation:
             self._waiting.cancel()
 
 
+# What openai raises where a structured reply was cut; by name, since importing it takes a second.
+CUT = "LengthFinishReasonError"
 UNDER_WAY: ContextVar[Invocation] = ContextVar("recov_graph_invocation")
 
 
@@ -170,17 +172,15 @@ class WrappedRunnable(BlackBox):
             output = under_way.call(runnable, value, spending)
         except GraphBubbleUp:
             raise
-        except (OutputParserException, ValidationError) as error:
+        except Exception as error:
+            if not _unparsed(error):
+                self._failed(error, under_way, spending)
             text = storable(str(getattr(error, "llm_output", None) or ""))
             if text not in under_way.outputs:
                 under_way.unparsed.setdefault(text, error)
             output = text
-        except Exception as error:
-            if not (under_way.outputs or under_way.unparsed):
-                under_way.raised = error
-                raise
-            message = f"{type(error).__name__}: {error}"
-            raise ModelError(message, usage=spending.usage) from error
+            if type(error).__name__ == CUT:
+                spending.finish_reason = "length"
         else:
             text = text_of(output)
             under_way.outputs.setdefault(text, output)
@@ -191,6 +191,13 @@ class WrappedRunnable(BlackBox):
         ended = finish_of(output) if isinstance(output, AIMessage) else spending.finish_reason
         tokens = np.zeros(0, np.int32)
         return Generation([Rollout(text, tokens, ended, written=usage.completion_tokens)], usage)
+
+    def _failed(self, error: Exception, under_way: Invocation, spending: Spending) -> NoReturn:
+        """Raise what the first call raised as it is, and of a later one what it had cost."""
+        if not (under_way.outputs or under_way.unparsed):
+            under_way.raised = error
+            raise error
+        raise ModelError(f"{type(error).__name__}: {error}", usage=spending.usage) from error
 
     def prompt_length(self, prompt: str) -> int:
         """About as many tokens as the text has; what else is sent is not known beforehand."""
@@ -220,8 +227,13 @@ class WrappedRunnable(BlackBox):
         if variation.model is None and temperature == self.temperature:
             temperature = temperature_of(chat)  # each its own, where there are several
         limit = own = limit_of(asked)
-        if variation.max_tokens < self.max_tokens:
+        if variation.model is not None or variation.max_tokens < self.max_tokens:
             limit = min(own, variation.max_tokens)
-        elif variation.model is None and own < UNLIMITED:
+        elif own < UNLIMITED:
             limit = math.ceil(own * variation.max_tokens / self.max_tokens)
         return with_decoding(asked, temperature, UNLIMITED if limit == own else limit)
+
+
+def _unparsed(error: Exception) -> bool:
+    """Whether an error says that a reply could not be parsed: the attempt failed, not the call."""
+    return isinstance(error, OutputParserException | ValidationError) or type(error).__name__ == CUT
