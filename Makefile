@@ -7,7 +7,7 @@ INSTALL := -m pip --disable-pip-version-check install --quiet --constraint
 PIP := $(BIN)/python $(INSTALL) constraints.txt
 LIVE_PIP := $(LIVE)/bin/python $(INSTALL) constraints-live.txt
 
-.PHONY: demo studio test live lint types benchmarks train tape clean
+.PHONY: demo studio test live docs lint types benchmarks train tape clean
 
 demo: $(VENV)/.installed
 	$(BIN)/recov-graph demo
@@ -23,6 +23,9 @@ test: $(VENV)/.installed-test
 # The proof on real vLLM servers, on the CPU: installs 3.4 GB in .venv-live, then 10 to 15 minutes.
 live: $(VENV)/.installed-test $(LIVE)/.installed
 	RECOV_GRAPH_VLLM_PYTHON=$(LIVE)/bin/python $(BIN)/python -m pytest -m live tests/live
+
+docs: $(VENV)/.installed-test
+	$(BIN)/python docs/make_api.py
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -15,6 +15,7 @@ from recov_graph.interventions import registered, unregister
 from recov_graph.models.embedded import PAIR
 from recov_graph.version import __version__
 from tests.openai_server import OpenAIServer
+from tests.scripted_chat import ScriptedChat
 from training.measure_pair import model_card
 
 ROOT = Path(__file__).parent.parent
@@ -34,10 +35,10 @@ def servers():
 
 def test_readme_code_runs_and_prints_what_it_says(tmp_path, monkeypatch, servers):
     monkeypatch.chdir(tmp_path)
-    names = {}
+    names = {"chat": ScriptedChat(replies=["It is 132.", "It is 133."] * 2)}
     monkeypatch.setenv("RECOV_GRAPH_CACHE", str(tmp_path))
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 7
     before = set(registered())
     try:
         for block in blocks:

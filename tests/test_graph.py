@@ -458,7 +458,9 @@ def test_the_picture_has_the_five_nodes_and_labelled_branches():
         *("__start__", "generate", "verify", "featurize", "classify", "intervene", "__end__"),
     }
     labels = {edge.data for edge in picture.edges if edge.conditional}
-    assert {"failed", "done", "try", "stop", "attempted", "refused"} == {str(label) for label in labels if label}
+    assert {"failed", "done", "try", "stop", "attempted", "refused"} == {
+        str(label) for label in labels if label
+    }
 
 
 class Parent(TypedDict, total=False):
