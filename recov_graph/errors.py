@@ -64,7 +64,7 @@ class PolicyError(RecovGraphError, ValueError):
     """A policy file is damaged, of a newer version, or does not fit."""
 
 
-class TapeError(RecovGraphError, ValueError):
+class TapeError(RecovGraphError):
     """A tape or a file of recorded outcomes cannot be used."""
 
 
