@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
+from langgraph.runtime import Runtime
 from langgraph.types import interrupt
 
+from recov_graph.errors import InvalidInputError
 from recov_graph.state import DecisionData
 from recov_graph.words import short
 
@@ -37,6 +39,21 @@ def approved(decision: DecisionData, prompt: str) -> bool:
         if answer is not None:
             return answer
         question = {**question, "not_understood": short(given)}
+
+
+def refuse_without_thread(approve: Collection[str], runtime: Runtime[Any]) -> None:
+    """Refuse to go on where no checkpointer would keep a question until it is answered.
+
+    Raises:
+        InvalidInputError: there is none.
+    """
+    execution = runtime.execution_info
+    if approve and execution is not None and execution.thread_id is None:
+        raise InvalidInputError(
+            f"approve names {', '.join(sorted(approve))}, which a person approves, but there is "
+            "no checkpointer to wait with: give create_recovery_graph, or the graph or agent around it, a "
+            "checkpointer, and invoke with config={'configurable': {'thread_id': ...}}"
+        )
 
 
 def _cost(decision: DecisionData) -> int | None:

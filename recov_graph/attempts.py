@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
+from langchain_core.messages import AIMessage
+
 from recov_graph.rollout import SAMPLE as SAMPLE
 from recov_graph.rollout import FinishReason, Rollout
 from recov_graph.rollout_features import FailedSample, RolloutFeatures, rollout_features
 from recov_graph.state import AttemptData, RecoveryOutput, RecoveryState
 
+NO_ANSWER = "No answer was found."
 ORDER = {"passed": 2, "unscored": 1, "failed": 0}
 
 
@@ -108,6 +111,13 @@ def mark_of(result: RecoveryState | RecoveryOutput) -> dict[str, Any]:
         "attempts": len(result["attempts"]),
         "operator": best["operator"] if best else None,
     }
+
+
+def answer_message(result: RecoveryState, recovery_id: str, said: str) -> AIMessage:
+    """What a chat is answered, marked; `said` where there is no answer."""
+    text = answer_of(result["best"]) or said or NO_ANSWER
+    mark = {"recovery": mark_of(result)}
+    return AIMessage(text, id=f"{recovery_id}/answer", additional_kwargs=mark)
 
 
 def attempt_event(attempt: AttemptData) -> dict[str, Any]:

@@ -15,6 +15,11 @@ from recov_graph.signals import COLDEST, HOTTEST
 from recov_graph.words import short
 
 Count = Annotated[StrictInt, Field(gt=0, lt=MOST)]
+STEPS = 5  # of LangGraph: one more attempt, and the end
+TOO_FEW_STEPS = (
+    "the limit on LangGraph's steps leaves no further attempt: some ways of calling a graph, such "
+    "as batch, set it to 25; pass config={'recursion_limit': 100}"
+)
 SEPARATOR = "|"  # of LangGraph, between the namespaces of a graph and of a graph in it
 
 

@@ -6,13 +6,13 @@ import math
 from collections.abc import Mapping
 from typing import Any, cast
 
-from langchain_core.messages import AIMessage
 from langgraph.errors import GraphBubbleUp
 from langgraph.runtime import Runtime
 
-from recov_graph.approval import approved
+from recov_graph.approval import approved, refuse_without_thread
 from recov_graph.attempts import (
     SAMPLE,
+    answer_message,
     answer_of,
     attempt_event,
     best_attempt,
@@ -22,8 +22,8 @@ from recov_graph.attempts import (
     value_of,
 )
 from recov_graph.budget import BudgetExhausted, MeteredModel
-from recov_graph.context import RecoveryContext, given_context
-from recov_graph.errors import InvalidInputError, ModelError
+from recov_graph.context import STEPS, TOO_FEW_STEPS, RecoveryContext, given_context
+from recov_graph.errors import InvalidInputError, ModelError, RecovGraphError
 from recov_graph.evidence import evidence_of
 from recov_graph.intervening import intervene
 from recov_graph.interventions.base import Failure, Intervention
@@ -78,6 +78,7 @@ class Nodes:
         """Sample the first rollouts."""
         problem = given_problem(state)
         settings = self._settings(runtime)
+        refuse_without_thread(settings.approve, runtime)
         recovery_id = new_recovery_id(runtime.execution_info)
         started: Changes = dict(new_recovery(problem, recovery_id))
         started["approve"] = sorted(settings.approve)
@@ -191,6 +192,8 @@ class Nodes:
             return self.finish(state, "budget_exhausted", runtime)
         if not evidence.costs:  # nothing that was chosen from can help such a failure
             return self.finish(state, "out_of_reach", runtime)
+        if state.get("remaining_steps", STEPS) < STEPS:
+            return self.finish(_with(state, error=TOO_FEW_STEPS), "budget_exhausted", runtime)
         decided = settings.router.decide(evidence)
         if decided.operator is not None and decided.operator not in evidence.costs:
             raise InvalidInputError(
@@ -235,7 +238,10 @@ class Nodes:
         position = len(state["attempts"])
         changes: Changes = {}
         try:
-            if self._repairs(settings, chosen) and state["features"] is None:
+            if position >= meter.budget.max_attempts:  # of whoever goes on
+                raise BudgetExhausted(f"{position} attempts are made already")
+            one = settings.interventions.get(chosen)  # None where whoever goes on has it not
+            if one and Capability.SCORE in one.needs and state["features"] is None:
                 changes = self._measured(state, settings, meter, runtime)
             failure = Failure(
                 problem=problem,
@@ -305,11 +311,6 @@ class Nodes:
         runtime.stream_writer(event)
         return {"features": features}
 
-    def _repairs(self, settings: Settings, operator: str) -> bool:
-        """Whether an operator needs a measured trace."""
-        one = settings.interventions.get(operator)  # None where whoever goes on has it not
-        return one is not None and Capability.SCORE in one.needs
-
     def _open_to(self, state: State, settings: Settings) -> Mapping[str, Intervention]:
         """The interventions that nobody refused."""
         refused = state.get("refused") or ()
@@ -352,12 +353,18 @@ class Nodes:
             reason, message = "budget_exhausted", None if state["attempts"] else str(error)
         changes: Changes = {"calls": calls, "error": message}
         ended = _with(state, **changes)
-        return {**ended, **self.finish(ended, reason, runtime)}
+        # A chat is told what we have to say; what others raise may hold anything.
+        said = str(error) if isinstance(error, RecovGraphError) else ""
+        return {**ended, **self.finish(ended, reason, runtime, said)}
 
     def finish(
-        self, state: State, reason: StopReason, runtime: Runtime[RecoveryContext]
+        self,
+        state: State,
+        reason: StopReason,
+        runtime: Runtime[RecoveryContext],
+        said: str = "",
     ) -> Changes:
-        """The output's fields, stored and announced."""
+        """The output's fields, stored and announced; `said` is for a chat without an answer."""
         best = best_attempt(state["attempts"])
         usage = sum((Usage.from_dict(call) for call in state["calls"].values()), Usage())
         result: State = {
@@ -384,8 +391,7 @@ class Nodes:
             }
         )
         if state.get("messages"):
-            text = answer_of(best) or result["error"] or ""  # a chat is told why, not nothing
-            result["messages"] = [AIMessage(text, id=f"{state['recovery_id']}/answer")]
+            result["messages"] = [answer_message(result, state["recovery_id"], said)]
         return cast(Changes, result)
 
 

@@ -56,15 +56,11 @@ class Settings:
             return self
         limits = {name: getattr(context, name) for name in LIMITS}
         interventions = self.interventions
-        if context.interventions is not None:
+        if context.interventions:  # a form sends an empty list where nothing was filled in
             self._known("interventions", context.interventions)
-            if not context.interventions:
-                raise InvalidInputError(
-                    f"the context allows no intervention; name some of {', '.join(interventions)}"
-                )
             interventions = {name: interventions[name] for name in context.interventions}
         approve = self.approve
-        if context.approve is not None:
+        if context.approve:
             self._known("approve", context.approve)
             approve = frozenset(context.approve)
         return replace(

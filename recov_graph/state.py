@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 from uuid import UUID, uuid4, uuid5
 
-from langchain_core.messages import AnyMessage, HumanMessage
+from langchain_core.messages import AnyMessage
 from langgraph.graph.message import add_messages
+from langgraph.managed import RemainingSteps
 from langgraph.runtime import ExecutionInfo
 from pydantic import WithJsonSchema
 from typing_extensions import TypedDict  # pydantic makes schemas of these only
 
+from recov_graph.conversation import question_of
 from recov_graph.errors import InvalidInputError
 from recov_graph.problem import Problem, as_problem
 
@@ -133,6 +135,7 @@ class RecoveryState(RecoveryOutput, total=False):
     recovery_id: str
     approve: list[str]
     refused: list[str]
+    remaining_steps: RemainingSteps
     calls: dict[str, dict[str, Any]]
 
 
@@ -169,9 +172,9 @@ def given_problem(state: RecoveryState) -> Problem:
     """The problem given, or the last human message as one."""
     if state.get("problem"):
         return as_problem(state["problem"])
-    for message in reversed(state.get("messages") or []):
-        if isinstance(message, HumanMessage):
-            return as_problem({"prompt": str(message.text)})
+    question = question_of(state.get("messages") or [])
+    if question is not None:
+        return as_problem({"prompt": question})
     raise InvalidInputError(
         "the input has neither a problem nor a human message; "
         "invoke with {'problem': {'prompt': ...}} or {'messages': [...]}"

@@ -260,7 +260,7 @@ def test_retry_asks_again_from_where_the_agent_was(run: Run, store: TraceStore) 
     assert_sound(result, model)
 
 
-@pytest.mark.parametrize(("own", "lifted"), [(0.25, 1.0), (None, 1.5)])
+@pytest.mark.parametrize(("own", "lifted"), [(0.25, 1.0), (0.9, 1.0)])
 def test_temp_lift_is_for_its_attempt_only(run: Run, own: float | None, lifted: float) -> None:
     model = chat("41", "40", "42", temperature=own)
     agent = create_agent(model, middleware=[recovering("temp_lift", "retry")])
@@ -1330,7 +1330,9 @@ def test_agents_in_threads_share_the_middleware(store: TraceStore) -> None:
     tries: dict[str, int] = {}
     middleware = recovering(BestOfTwo(), "temp_lift", verifier=verifier, store=store)
     agents = [
-        create_agent(chat(reply, repeat=True, model_name=name), middleware=[middleware])
+        create_agent(
+            chat(reply, repeat=True, model_name=name, temperature=0.5), middleware=[middleware]
+        )
         for name in ("one", "other")
     ]
 

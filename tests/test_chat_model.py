@@ -16,8 +16,8 @@ from recov_graph.graph import build_recovery_graph, create_recovery_graph
 from recov_graph.interventions.escalate import Escalate
 from recov_graph.interventions.replan import INSTRUCTION
 from recov_graph.models import Capability, Model, OpenAIModel, as_model
+from recov_graph.models.base import UNLIMITED
 from recov_graph.models.chat import (
-    UNLIMITED,
     ChatModel,
     chat_of,
     finish_of,
@@ -62,7 +62,7 @@ def sample(model: Model, **options: Any) -> Any:
 
 
 def test_a_chat_model_is_a_model() -> None:
-    model = as_model(chat("42"))
+    model = as_model(chat("42", temperature=0.5))
     assert isinstance(model, Model)
     assert (model.name, model.capabilities) == ("scripted", ALL)
     assert as_model(model) is model
@@ -154,12 +154,44 @@ def test_nothing_but_texts_is_seen() -> None:
     assert 0 < model.prompt_length("6*7?") < model.prompt_length("6*7?" * 100)
 
 
-def test_another_model_can_take_its_place() -> None:
-    weak, strong = chat("41"), chat("42")
-    model = ChatModel(weak)
-    other = model.replaced_by(as_model(strong))
-    assert sample(other).rollouts[0].text == "42"
-    assert sample(model).rollouts[0].text == "41"
+@pytest.mark.parametrize("given", [None, 1.0, 1.3])
+def test_a_temperature_that_providers_take_no_higher_cannot_be_lifted(given: Any) -> None:
+    assert Capability.TEMPERATURE not in as_model(chat("42", temperature=given)).capabilities
+
+
+def test_a_stronger_model_keeps_its_own_decoding_and_need_be_no_chat_model(pair: Any) -> None:
+    weak = chat("41", temperature=0, max_tokens=5)
+    strong = chat("42", temperature=0.7, max_tokens=400)
+    assert run(weak, "escalate", interventions=[Escalate(strong)])["solved"]
+    assert [(call.temperature, call.max_tokens) for call in strong.seen] == [(0.7, 400)]
+    graph = create_recovery_graph(
+        chat("no", repeat=True), "numeric", samples=1, interventions=[Escalate(pair)], seed=0
+    )
+    result = graph.invoke({"problem": {"prompt": "37+48*2?", "answer": 133}})
+    assert (result["solved"], result["best"]["operator"]) == (True, "escalate")
+
+
+def test_samples_that_were_paid_before_one_that_fails_are_kept() -> None:
+    model = chat("41", "42", RuntimeError("429"))
+    result = create_recovery_graph(model, "numeric").invoke(QUESTION)
+    assert (result["solved"], result["answer"], len(result["attempts"])) == (True, "42", 2)
+    assert result["usage"]["tokens"] > 0
+
+
+def test_every_sample_reads_the_prompt_and_the_budget_knows() -> None:
+    model = chat("wrong 41", repeat=True)
+    question: Any = {"problem": {"prompt": "x" * 600 + " 6*7?", "answer": 42}}
+    for cap in (200, 700, 3000):
+        graph = create_recovery_graph(model, "numeric", budget=Budget(max_tokens=cap))
+        assert graph.invoke(question)["usage"]["tokens"] <= max(cap, 4 * 700)
+    assert len(model.seen) < 12
+
+
+def test_a_reply_that_only_calls_tools_is_verified_as_json() -> None:
+    calls = [{"name": "f", "args": {"x": 42}, "id": "1"}]
+    assert generation_of(AIMessage("", tool_calls=calls), []).rollouts[0].text == (
+        '[{"name": "f", "args": {"x": 42}}]'
+    )
 
 
 def test_one_that_is_reached_by_no_chat_model_cannot(scripted: Any) -> None:
@@ -261,7 +293,7 @@ def test_every_intervention_on_texts_is_carried_out(store: TraceStore) -> None:
     assert [call.temperature for call in weak.seen] == [0.5, 0.5, 1.0, 0.5, 0.5]
     assert [call.max_tokens for call in weak.seen] == [40, 40, 40, 40, 80]
     assert [call.text.partition("\n\n")[2] for call in weak.seen] == ["", "", "", INSTRUCTION, ""]
-    assert (strong.seen[0].text, strong.seen[0].temperature) == ("6*7?", 0.5)
+    assert (strong.seen[0].text, strong.seen[0].temperature) == ("6*7?", None)
     assert (weak.temperature, weak.max_tokens) == (0.5, None)
     assert result["attempts"][-1]["details"]["model"] == "strong"
     stored = store.query("select operator from rollouts order by position")

@@ -10,6 +10,7 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, Tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+from langgraph.errors import GraphRecursionError
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.graph.message import add_messages
 from langgraph.types import Command, Send, interrupt
@@ -499,7 +500,6 @@ HAS = r"retry, dense_steer"
         ({"seed": 2**63}, r"seed.*less than"),
         ({"interventions": "retry"}, r"interventions.*list"),
         ({"interventions": ["retyr"]}, r"interventions.*'retry' or 'dense_steer'"),
-        ({"interventions": []}, rf"allows no intervention; name some of {HAS}"),
         ({"approve": ["escalate"]}, r"approve.*'retry' or 'dense_steer'"),
         (RecoveryContext(interventions=["retyr"]), rf"'retyr'.*{HAS}"),
         (RecoveryContext(approve=["escalate"]), rf"'escalate'.*{HAS}"),
@@ -568,10 +568,41 @@ def test_approval_may_be_asked_for_in_one_invocation(scripted):
     assert graph.invoke(QUESTION, other)["solved"]
 
 
-def test_approval_may_be_waived_for_a_whole_invocation(scripted):
+def test_lists_that_a_form_leaves_empty_change_nothing(scripted):
     options = {"approve": ["retry"], "checkpointer": InMemorySaver()}
     graph = recovery(scripted([*SAMPLES, "42"]), "retry", **options)
-    assert graph.invoke(QUESTION, THREAD, context={"approve": []})["solved"]
+    asked = graph.invoke(QUESTION, THREAD, context={"approve": [], "interventions": []})
+    assert asked["__interrupt__"][0].value["operator"] == "retry"
+
+
+def test_approval_without_a_checkpointer_is_refused_before_anything_is_paid(scripted):
+    model = scripted([*SAMPLES, "42"])
+    graph = recovery(model, "retry", approve=["retry"])
+    with pytest.raises(InvalidInputError, match="no checkpointer to wait with: give"):
+        graph.invoke(QUESTION)
+    assert model.calls == []
+
+
+@pytest.mark.parametrize("limit", [3, *range(4, 40)])
+def test_a_limit_on_steps_ends_the_recovery_and_not_the_run(scripted, limit):
+    graph = recovery(scripted(SAMPLES, last="0"), "retry")
+    if limit < 5:
+        with pytest.raises(GraphRecursionError):
+            graph.invoke(QUESTION, {"recursion_limit": limit})
+        return
+    result = graph.invoke(QUESTION, {"recursion_limit": limit})
+    assert result["stop_reason"] == "budget_exhausted"
+    few = len(result["attempts"]) < 12
+    assert ("recursion_limit" in (result["error"] or "")) == few
+    assert len(result["attempts"]) == min(12, 4 + (limit - 5) // 4)
+
+
+def test_a_batch_comes_to_an_end_as_well(scripted):
+    graph = recovery(scripted(SAMPLES * 9, last="0"), "retry")
+    (result,) = graph.batch([QUESTION])
+    assert (result["stop_reason"], len(result["attempts"])) == ("budget_exhausted", 9)
+    (result,) = graph.batch([QUESTION], {"recursion_limit": 100})
+    assert len(result["attempts"]) == 12
 
 
 def test_one_invocation_may_go_by_another_policy(scripted, shelf):

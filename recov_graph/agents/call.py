@@ -21,15 +21,15 @@ from typing_extensions import TypedDict
 
 from recov_graph.conversation import asked_otherwise, text_of
 from recov_graph.errors import ModelReplyError
-from recov_graph.models.base import Capability, Generation
-from recov_graph.models.black_box import BlackBox, Variation
+from recov_graph.models.base import UNLIMITED, Capability, Generation
+from recov_graph.models.black_box import InnerModel, Variation
 from recov_graph.models.chat import (
-    UNLIMITED,
+    DECODING,
     Chat,
     capabilities_of,
-    chat_of,
     finish_of,
     generation_of,
+    in_place_of,
     innermost,
     limit_of,
     name_of,
@@ -59,18 +59,19 @@ class ModelData(TypedDict):
 
 def described(request: ModelRequest[Any], prompt_tokens: int = 0) -> ModelData:
     """The model that an agent is about to call."""
-    temperature = request.model_settings.get("temperature")
+    given = request.model_settings.get("temperature")
+    temperature = temperature_of(request.model) if given is None else given
     return {
         "name": name_of(request.model),
         # Plain words: a checkpointer need not know our types.
-        "can": sorted(one.value for one in capabilities_of(request.model)),
-        "temperature": temperature_of(request.model) if temperature is None else temperature,
+        "can": sorted(one.value for one in capabilities_of(request.model, temperature)),
+        "temperature": temperature,
         "max_tokens": _limit_of(request.model, request.model_settings),
         "prompt_tokens": prompt_tokens or count_tokens_approximately(request.messages),
     }
 
 
-class SeenModel(BlackBox):
+class SeenModel(InnerModel):
     """An agent's model as a router sees it, between calls."""
 
     def __init__(self, data: ModelData) -> None:
@@ -142,34 +143,40 @@ class AgentModel(SeenModel):
         return ModelResponse([AIMessage(rollout.text)], structured)
 
     def _varied(self, variation: Variation) -> ModelRequest[Any]:
-        request, chat = self._request, self._request.model
-        settings = dict(request.model_settings)
-        if variation.model is not None:
-            given: Any = chat_of(variation.model)
-            while isinstance(given, RunnableBinding):  # what is bound, the agent has to bind
-                settings = {**given.kwargs, **settings}
-                given = given.bound
-            chat = innermost(given) or chat
-        # A model in the place of another keeps its own temperature, unless another is asked for.
-        plain = variation.temperature == self._temperature
-        temperature = temperature_of(chat) if plain else variation.temperature
-        if not plain and "temperature" in settings:
+        request, settings = self._request, dict(self._request.model_settings)
+        if variation.model is None:
+            varied = self._decoded(variation, settings)
+        else:  # what the agent's own model was set to is not for the one in its place
+            settings = {name: value for name, value in settings.items() if name not in DECODING}
+            varied = in_place_of(variation.model, variation.temperature, variation.max_tokens)
+        while isinstance(varied, RunnableBinding):  # what is bound, the agent has to bind
+            settings = {**varied.kwargs, **settings}
+            varied = varied.bound
+        messages = request.messages
+        if variation.prompt != self._question:
+            messages = asked_otherwise(messages, self._question, variation.prompt)
+        return request.override(
+            model=innermost(varied) or request.model, messages=messages, model_settings=settings
+        )
+
+    def _decoded(self, variation: Variation, settings: dict[str, Any]) -> Chat:
+        """The agent's own model, varied; what `settings` has for it is changed in there."""
+        chat, temperature = self._request.model, variation.temperature
+        if temperature == self._temperature:
+            temperature = temperature_of(chat)
+        elif "temperature" in settings:
             settings["temperature"] = temperature
         limit = self._limit(variation, _limit_of(chat, settings))
         if limit < UNLIMITED and settings.get("max_tokens") is not None:
             settings["max_tokens"] = limit
-        varied = innermost(with_decoding(chat, temperature, limit)) or chat
-        messages = request.messages
-        if variation.prompt != self._question:
-            messages = asked_otherwise(messages, self._question, variation.prompt)
-        return request.override(model=varied, messages=messages, model_settings=settings)
+        return with_decoding(chat, temperature, limit)
 
     def _limit(self, variation: Variation, own: int) -> int:
         """The longest completion: the model's own as far as nothing else was asked for."""
         limit = own
         if variation.max_tokens < self._max_tokens:
             limit = min(own, variation.max_tokens)
-        elif variation.model is None and own < UNLIMITED:
+        elif own < UNLIMITED:
             limit = math.ceil(own * variation.max_tokens / self._max_tokens)
         left = self.tokens_left()
         if math.isinf(left):

@@ -14,7 +14,8 @@ from recov_graph.agents.answer import Answer, final_answer, marked, taken_back
 from recov_graph.agents.call import ModelData, SeenModel
 from recov_graph.agents.recovering import Recovering
 from recov_graph.attempts import SAMPLE, best_attempt, mark_of, new_attempt
-from recov_graph.models.chat import UNLIMITED, finish_of
+from recov_graph.models.base import UNLIMITED
+from recov_graph.models.chat import finish_of
 from recov_graph.nodes import Nodes
 from recov_graph.problem import Problem
 from recov_graph.recorder import Recorder

@@ -27,7 +27,7 @@ from recov_graph.agents.call import Handler
 from recov_graph.agents.calling import Pauses, intervened, noted, under_way
 from recov_graph.agents.judging import Judge, given_up
 from recov_graph.agents.recovering import Recovering, RecoveryAgentState, is_left_over
-from recov_graph.approval import approved
+from recov_graph.approval import approved, refuse_without_thread
 from recov_graph.budget import Budget
 from recov_graph.context import RecoveryContext
 from recov_graph.conversation import asked_by, question_of
@@ -121,6 +121,7 @@ class RecoveryMiddleware(AgentMiddleware[RecoveryAgentState, Any, Any]):
     ) -> dict[str, Any] | None:
         """Take up the question."""
         settings = self._settings(runtime)
+        refuse_without_thread(settings.approve, runtime)
         given = state.get("problem")
         question = question_of(state["messages"])
         if not given and not (question and question.strip()):

@@ -7,7 +7,7 @@ from typing import Any
 
 from recov_graph.interventions.base import Attempt, Failure, Lengths, Metered, checked_number
 from recov_graph.models import as_model
-from recov_graph.models.base import Capability, Model
+from recov_graph.models.base import Capability, Decoding, Model, decoding_of
 from recov_graph.signals import checked_temperature
 
 DEAREST = 1e6
@@ -23,7 +23,8 @@ class Escalate:
         model: whom to ask: anything that the graph takes for a model.
         price: how many tokens of the first model one of its tokens is worth, above 0 and at most
             1e6; multiplies what an attempt is expected to cost.
-        temperature: of the sample, 0.001 to 1e6; None for the decoding temperature.
+        temperature: of the sample, 0.001 to 1e6; None for what the other model was set to, or
+            where it does not tell for that of the first. So too its longest completion.
 
     Raises:
         InvalidInputError: an argument of the wrong type or range.
@@ -46,11 +47,12 @@ class Escalate:
     def apply(self, failure: Failure, model: Model) -> Attempt:
         """One plain rollout of the other model; its details name it and the temperature."""
         asked = model.beside(self.model, self.name) if isinstance(model, Metered) else self.model
-        temperature = failure.temperature if self.temperature is None else self.temperature
+        usual = decoding_of(self.model) or Decoding(failure.temperature, failure.max_tokens)
+        temperature = usual.temperature if self.temperature is None else self.temperature
         generation = asked.sample(
             failure.problem.prompt,
             temperature=temperature,
-            max_tokens=failure.max_tokens,
+            max_tokens=usual.max_tokens,
             seed=failure.seed,
         )
         details = {"model": self.model.name, "temperature": temperature}

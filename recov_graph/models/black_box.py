@@ -7,8 +7,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple, NoReturn, Self
 
+from langgraph.errors import GraphBubbleUp
+
 from recov_graph.errors import InvalidInputError, NotScorableError
-from recov_graph.models.base import Capability, Generation, Ids, Model, Role, Scores, Session
+from recov_graph.models.base import (
+    Capability,
+    Generation,
+    Ids,
+    Model,
+    Overhead,
+    Role,
+    Scores,
+    Session,
+)
 from recov_graph.rollout import Usage
 
 NO_TOKEN = -1
@@ -31,22 +42,20 @@ class Variation(NamedTuple):
 
 
 class BlackBox(ABC):
-    """A `Model` that shows nothing but texts; one that is part of something larger sees to that.
-
-    Such a part, of an agent or a chain, is sampled by way of the whole. Where another model is
-    asked instead (`escalate`), it takes the part's place there: see `replaced_by`.
+    """A `Model` that shows nothing but texts.
 
     Args:
         name: part of the cell that failures are compared within.
         capabilities: what can be varied, `Capability.SAMPLE` included.
     """
 
+    stand_in: Model | None = None
     end_token = NO_TOKEN
+    overhead = Overhead(prompt_per_sample=True)
 
     def __init__(self, name: str, capabilities: frozenset[Capability]) -> None:
         self.name = name
         self.capabilities = capabilities
-        self._stand_in: Model | None = None
 
     @abstractmethod
     def call(self, variation: Variation) -> Generation:
@@ -55,12 +64,6 @@ class BlackBox(ABC):
     @abstractmethod
     def prompt_length(self, prompt: str) -> int:
         """As `Model.prompt_length`; an estimate."""
-
-    def replaced_by(self, model: Model) -> Self:
-        """The same with another model in this one's place."""
-        other = copy.copy(self)
-        other._stand_in = model
-        return other
 
     def sample(
         self,
@@ -72,7 +75,7 @@ class BlackBox(ABC):
         seed: int,
         prefix: Sequence[int] | Ids = (),
     ) -> Generation:
-        """One call a rollout; the seed is not used.
+        """One call a rollout; the seed is not used. Where a later call fails, those before it.
 
         Raises:
             InvalidInputError: a prefix is given.
@@ -82,8 +85,17 @@ class BlackBox(ABC):
                 f"model {self.name!r} was given a prefix of {len(prefix)} tokens; of a model that "
                 "shows nothing but texts none can be continued"
             )
-        variation = Variation(prompt, temperature, max_tokens, self._stand_in)
-        made = [self.call(variation) for _ in range(n)]
+        variation = Variation(prompt, temperature, max_tokens, self.stand_in)
+        made: list[Generation] = []
+        for _ in range(n):
+            try:
+                made.append(self.call(variation))
+            except GraphBubbleUp:
+                raise
+            except Exception:
+                if not made:
+                    raise
+                break  # what was paid may hold the answer
         return Generation(
             [rollout for one in made for rollout in one.rollouts],
             sum((one.usage for one in made), Usage()),
@@ -113,3 +125,16 @@ class BlackBox(ABC):
 
     def _cannot(self, what: str) -> NoReturn:
         raise NotScorableError(f"model {self.name!r} shows nothing but texts, so it cannot {what}")
+
+
+class InnerModel(BlackBox):
+    """A model that is part of something larger, an agent or a chain, and sampled by way of that.
+
+    Where another model is asked instead (`escalate`), it takes the part's place in there.
+    """
+
+    def replaced_by(self, model: Model) -> Self:
+        """The same with another model in this one's place."""
+        other = copy.copy(self)
+        other.stand_in = model
+        return other

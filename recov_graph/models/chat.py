@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -11,12 +13,19 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.messages.utils import count_tokens_approximately
 from langchain_core.runnables import Runnable, RunnableBinding
 
+from recov_graph.conversation import text_of
 from recov_graph.errors import InvalidInputError, ModelReplyError
-from recov_graph.models.base import UNLIMITED as UNLIMITED
-from recov_graph.models.base import Capability, Decoding, Generation, Model
+from recov_graph.models.base import (
+    UNLIMITED,
+    Capability,
+    Decoding,
+    Generation,
+    Model,
+    decoding_of,
+)
 from recov_graph.models.black_box import BlackBox, Variation
 from recov_graph.rollout import FinishReason, Rollout, Usage
-from recov_graph.words import short, storable
+from recov_graph.words import short
 
 DEFAULT_TEMPERATURE = 1.0  # of the APIs, where a chat model leaves it to them
 CUT = frozenset({"length", "max_tokens", "max_output_tokens", "model_length"})
@@ -45,6 +54,7 @@ class ChatModel(BlackBox):
             )
         super().__init__(name or name_of(chat), capabilities_of(chat))
         self.chat = settled(chat)
+        self._scale = 1.0  # tokens as the provider counts them, to one of our estimate
 
     @property
     def decoding(self) -> Decoding:
@@ -53,17 +63,18 @@ class ChatModel(BlackBox):
 
     def call(self, variation: Variation) -> Generation:
         """One rollout of one human message."""
-        chat = self.chat if variation.model is None else chat_of(variation.model)
-        varied = with_decoding(chat, variation.temperature, variation.max_tokens)
+        varied = with_decoding(self.chat, variation.temperature, variation.max_tokens)
         messages = [HumanMessage(variation.prompt)]
         reply = varied.invoke(messages)
         if not isinstance(reply, AIMessage):
             raise ModelReplyError(f"model {self.name!r} replied {short(reply)}, not an AIMessage")
-        return generation_of(reply, messages)
+        generation = generation_of(reply, messages)
+        self._scale = generation.usage.prompt_tokens / count_tokens_approximately(messages)
+        return generation
 
     def prompt_length(self, prompt: str) -> int:
-        """About as many tokens as the prompt has."""
-        return count_tokens_approximately([HumanMessage(prompt)])
+        """About as many tokens as the prompt has, by what the last reply told of its own."""
+        return math.ceil(self._scale * count_tokens_approximately([HumanMessage(prompt)]))
 
 
 def chat_of(model: Model) -> Chat:
@@ -100,10 +111,14 @@ def name_of(chat: Chat) -> str:
     return type(model or chat).__name__
 
 
-def capabilities_of(chat: Chat) -> frozenset[Capability]:
-    """What can be varied of a chat model."""
+def capabilities_of(chat: Chat, temperature: float | None = None) -> frozenset[Capability]:
+    """What can be varied of a chat model that is called at a temperature, by default its own."""
+    temperature = temperature_of(chat) if temperature is None else temperature
     can = {Capability.SAMPLE, Capability.INSTRUCT}
-    if "temperature" in _fields(innermost(chat)):
+    # Other providers than OpenAI refuse more than their usual temperature, so none is left to lift.
+    known = sys.modules.get("langchain_openai.chat_models.base")
+    openai = known is not None and isinstance(innermost(chat), known.BaseChatOpenAI)
+    if "temperature" in _fields(innermost(chat)) and (openai or temperature < DEFAULT_TEMPERATURE):
         can.add(Capability.TEMPERATURE)
     return frozenset(can)
 
@@ -153,6 +168,23 @@ def _changed(chat: Chat, fields: dict[str, Any]) -> Chat:
     return chat.model_copy(update=fields) if isinstance(chat, BaseChatModel) else chat
 
 
+def in_place_of(model: Model, temperature: float, max_tokens: int) -> Chat:
+    """The chat model of a model that takes another's place, as it is to be sampled from.
+
+    At its own temperature and length, unless others are asked for; no longer than it was set to.
+
+    Raises:
+        InvalidInputError: it is reached by no chat model.
+    """
+    chat, usual = settled(chat_of(model)), decoding_of(model)
+    if usual is not None and temperature == usual.temperature:
+        temperature = temperature_of(chat)
+    if usual is not None and max_tokens == usual.max_tokens:
+        max_tokens = UNLIMITED
+    own = limit_of(chat)
+    return with_decoding(chat, temperature, max_tokens if max_tokens < own else UNLIMITED)
+
+
 def with_decoding(chat: Chat, temperature: float, max_tokens: int) -> Chat:
     """The chat model with another temperature and length, as far as these differ and it has them.
 
@@ -177,9 +209,8 @@ def generation_of(reply: AIMessage, asked: Sequence[BaseMessage]) -> Generation:
         else Usage(count_tokens_approximately(asked), count_tokens_approximately([reply]))
     )
     nothing = np.zeros(0, np.int32)
-    text = storable(str(reply.text))
     return Generation(
-        [Rollout(text, nothing, finish_of(reply), written=usage.completion_tokens)], usage
+        [Rollout(text_of(reply), nothing, finish_of(reply), written=usage.completion_tokens)], usage
     )
 
 

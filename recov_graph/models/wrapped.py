@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
 from concurrent.futures import Future
 from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass, field
@@ -22,14 +21,13 @@ from pydantic import ValidationError
 
 from recov_graph.conversation import text_of
 from recov_graph.errors import ModelError
-from recov_graph.models.base import Capability, Generation, Ids
-from recov_graph.models.black_box import BlackBox, Variation
+from recov_graph.models.base import UNLIMITED, Capability, Generation
+from recov_graph.models.black_box import InnerModel, Variation
 from recov_graph.models.chat import (
     DEFAULT_TEMPERATURE,
-    UNLIMITED,
     capabilities_of,
-    chat_of,
     finish_of,
+    in_place_of,
     innermost,
     limit_of,
     name_of,
@@ -104,11 +102,11 @@ class Invocation:
 
 
 # What openai raises where a structured reply was cut; by name, since importing it takes a second.
-CUT = "LengthFinishReasonError"
+CUT_REPLY = "LengthFinishReasonError"
 UNDER_WAY: ContextVar[Invocation] = ContextVar("recov_graph_invocation")
 
 
-class WrappedRunnable(BlackBox):
+class WrappedRunnable(InnerModel):
     """The runnable as a model: a prompt stands for the input under way.
 
     Attributes:
@@ -130,39 +128,6 @@ class WrappedRunnable(BlackBox):
         can = frozenset({Capability.SAMPLE}).union(*map(capabilities_of, self.chats))
         super().__init__(storable(name or default), can)
 
-    def sample(
-        self,
-        prompt: str,
-        *,
-        n: int = 1,
-        temperature: float,
-        max_tokens: int,
-        seed: int,
-        prefix: Sequence[int] | Ids = (),
-    ) -> Generation:
-        """As `BlackBox.sample`; where a later of several calls fails, those made before it."""
-        made: list[Generation] = []
-        for _ in range(n):
-            try:
-                one = super().sample(
-                    prompt,
-                    temperature=temperature,
-                    max_tokens=max_tokens,
-                    seed=seed,
-                    prefix=prefix,
-                )
-            except GraphBubbleUp:
-                raise
-            except Exception:
-                if not made:
-                    raise
-                break
-            made.append(one)
-        return Generation(
-            [rollout for one in made for rollout in one.rollouts],
-            sum((one.usage for one in made), Usage()),
-        )
-
     def call(self, variation: Variation) -> Generation:
         """The runnable's output for the input under way, as text."""
         under_way = UNDER_WAY.get()
@@ -179,7 +144,7 @@ class WrappedRunnable(BlackBox):
             if text not in under_way.outputs:
                 under_way.unparsed.setdefault(text, error)
             output = text
-            if type(error).__name__ == CUT:
+            if type(error).__name__ == CUT_REPLY:
                 spending.finish_reason = "length"
         else:
             text = text_of(output)
@@ -222,18 +187,22 @@ class WrappedRunnable(BlackBox):
 
     def _decoded(self, chat: BaseChatModel, variation: Variation) -> Runnable[Any, Any]:
         """The chat model, or the one in its place, as it is to be sampled from."""
-        asked = chat if variation.model is None else chat_of(variation.model)
+        if variation.model is not None:
+            return in_place_of(variation.model, variation.temperature, variation.max_tokens)
         temperature = variation.temperature
-        if variation.model is None and temperature == self.temperature:
+        if temperature == self.temperature:
             temperature = temperature_of(chat)  # each its own, where there are several
-        limit = own = limit_of(asked)
-        if variation.model is not None or variation.max_tokens < self.max_tokens:
+        limit = own = limit_of(chat)
+        if variation.max_tokens < self.max_tokens:
             limit = min(own, variation.max_tokens)
         elif own < UNLIMITED:
             limit = math.ceil(own * variation.max_tokens / self.max_tokens)
-        return with_decoding(asked, temperature, UNLIMITED if limit == own else limit)
+        return with_decoding(chat, temperature, UNLIMITED if limit == own else limit)
 
 
 def _unparsed(error: Exception) -> bool:
     """Whether an error says that a reply could not be parsed: the attempt failed, not the call."""
-    return isinstance(error, OutputParserException | ValidationError) or type(error).__name__ == CUT
+    return (
+        isinstance(error, OutputParserException | ValidationError)
+        or type(error).__name__ == CUT_REPLY
+    )
