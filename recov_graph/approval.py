@@ -51,8 +51,8 @@ def refuse_without_thread(approve: Collection[str], runtime: Runtime[Any]) -> No
     if approve and execution is not None and execution.thread_id is None:
         raise InvalidInputError(
             f"approve names {', '.join(sorted(approve))}, which a person approves, but there is "
-            "no checkpointer to wait with: give create_recovery_graph, or the graph or agent around it, a "
-            "checkpointer, and invoke with config={'configurable': {'thread_id': ...}}"
+            "no checkpointer to wait with: give create_recovery_graph, or the graph or agent "
+            "around it, a checkpointer, and invoke with config={'configurable': {'thread_id': ...}}"
         )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from recov_graph.attempts import SAMPLE, failed_samples
 from recov_graph.budget import MeteredModel
+from recov_graph.errors import InvalidInputError
 from recov_graph.interventions.base import Intervention, Lengths, applies
 from recov_graph.measuring import Measuring
 from recov_graph.models.base import Capability, Model, overhead_of
@@ -60,7 +62,7 @@ def evidence_of(
         failed_samples=len(failed),
         # As carried out, not as decided on: what turned out impossible gave way to another.
         tried=[one["operator"] for one in state["attempts"] if one["operator"] != SAMPLE],
-        costs={name: one.expected_cost(lengths) for name, one in possible.items()},
+        costs={name: _cost(one, lengths) for name, one in possible.items()},
         attempts_left=meter.budget.max_attempts - len(state["attempts"]),
         tokens_left=meter.budget.tokens_left(meter.spent),
         draw=call_seed(seed, f"{problem['id']}/choice", step) / SEEDS,
@@ -68,3 +70,18 @@ def evidence_of(
             name: once for name, one in possible.items() if once and Capability.SCORE in one.needs
         },
     )
+
+
+def _cost(one: Intervention, lengths: Lengths) -> int:
+    try:
+        cost = one.expected_cost(lengths)
+    except TypeError as error:
+        raise InvalidInputError(
+            f"expected_cost of intervention {one.name!r} cannot be called with the lengths: {error}"
+        ) from error
+    if isinstance(cost, bool) or not isinstance(cost, int | float) or not 0 <= cost < math.inf:
+        raise InvalidInputError(
+            f"expected_cost of intervention {one.name!r} is {cost!r}; it must be a number of "
+            "tokens of at least 0"
+        )
+    return math.ceil(cost)

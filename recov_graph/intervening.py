@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 
 from recov_graph.budget import BudgetExhausted, MeteredModel
-from recov_graph.errors import ModelError, NotScorableError
+from recov_graph.errors import InvalidInputError, ModelError, NotScorableError
 from recov_graph.evidence import lengths_of
 from recov_graph.interventions.base import Attempt, Failure, Intervention, applies
 from recov_graph.measuring import Measuring
-from recov_graph.models.base import Capability
+from recov_graph.models.base import Capability, Model
+from recov_graph.rollout import Rollout
 from recov_graph.state import RecoveryState
+from recov_graph.words import short
 
 
 def intervene(
@@ -29,7 +32,7 @@ def intervene(
     """
     for operator in _possible(state, failure, interventions, measuring):
         try:
-            return operator, interventions[operator].apply(failure, meter)
+            return operator, carried_out(interventions[operator], failure, meter)
         except NotScorableError as error:
             # Neither can it be for the others that have both models read along.
             measuring.give_up(state, error)
@@ -47,6 +50,23 @@ def intervene(
     raise ModelError(
         f"the traces that {decision['operator']!r} repairs are gone: arrays outlive a long "
         "pause or another process only in a store; give the graph one"
+    )
+
+
+def carried_out(one: Intervention, failure: Failure, model: Model) -> Attempt:
+    """The attempt that an intervention makes.
+
+    Raises:
+        InvalidInputError: it gives back something else.
+    """
+    made = one.apply(failure, model)
+    if isinstance(made, Attempt) and isinstance(made.rollout, Rollout):
+        return made
+    if inspect.iscoroutine(made):
+        made.close()  # else Python warns that it was never awaited
+    raise InvalidInputError(
+        f"intervention {one.name!r} gave back {short(made)}; apply must be a plain method that "
+        "returns an Attempt of a Rollout, such as Attempt(generation.rollouts[0])"
     )
 
 

@@ -13,18 +13,20 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.base import coerce_to_runnable
 from langchain_core.runnables.config import set_config_context
 from langchain_core.runnables.utils import ConfigurableFieldSpec
-from langgraph.errors import GraphBubbleUp
+from langgraph.errors import GraphBubbleUp, GraphInterrupt
+from langgraph.runtime import get_runtime
 from pydantic import BaseModel
 
 from recov_graph.attempts import mark_of
 from recov_graph.budget import Budget
+from recov_graph.context import RecoveryContext
 from recov_graph.errors import InvalidInputError
 from recov_graph.graph import CompiledGraph, build_recovery_graph
 from recov_graph.interventions import Intervention, resolve
 from recov_graph.interventions.escalate import Escalate
 from recov_graph.models.chat import chat_of
 from recov_graph.models.runnables import prompt_of
-from recov_graph.models.wrapped import UNDER_WAY, Invocation, WrappedRunnable
+from recov_graph.models.wrapped import UNDER_WAY, Invocation, Pauses, WrappedRunnable
 from recov_graph.problem import Problem, as_problem
 from recov_graph.routing import Policy, Router
 from recov_graph.state import RecoveryOutput
@@ -74,9 +76,17 @@ def with_recovery(
     a runnable without a chat model in sight is only retried.
 
     An output that its parser refuses is a failed attempt. Any other exception of the first call
-    is raised as it was; one of a later call ends the recovery with the best output so far. An
-    interrupt, of the runnable or of the verifier, passes to the graph around; when that resumes,
-    the recovery starts anew, so calls made before are repeated.
+    is raised as it was; one of a later call ends the recovery with the best output so far.
+
+    An interrupt, of the runnable or of the verifier, passes to the graph around. When that
+    resumes, its node is run again: calls made before are not made, nor paid, again, but give what
+    they gave, so that an answer meets the output that the person was asked about. (A call that
+    was itself interrupted is made again, and so is what the node does besides; the time that
+    earlier calls took no longer counts.) They are kept in memory, of the latest 256 recoveries
+    that were interrupted. In another process the recovery starts anew, and LangGraph hands the
+    answers given so far to it: an output that nobody has seen may pass by the verdict on another.
+    So resume in the same process, with the same input; or use `build_recovery_graph`'s graph as a
+    node, whose attempts are in the checkpoint.
 
     Args:
         runnable: a runnable, or a function or dict that LangChain makes one of. What it does to
@@ -123,7 +133,7 @@ def with_recovery(
         kind="runnable",
     ).compile(checkpointer=False, name="recovery")
     steps = STEPS_PER_ATTEMPT * ((budget or Budget()).max_attempts + 1)
-    return Recovering(wrapped, graph, steps, problem, name)
+    return Recovering(wrapped, graph, steps, problem, name, seed)
 
 
 class Recovering(Runnable[Any, Any]):
@@ -136,12 +146,15 @@ class Recovering(Runnable[Any, Any]):
         steps: int,
         problem: ProblemOf | None,
         name: str | None,
+        seed: int | None,
     ) -> None:
         self.wrapped = wrapped
         self.name = name
         self._graph = graph
         self._steps = steps
         self._problem_of = problem
+        self._seed = seed
+        self._pauses = Pauses()
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """The best output; an AIMessage tells in ``additional_kwargs["recovery"]`` how it ended.
@@ -211,11 +224,13 @@ class Recovering(Runnable[Any, Any]):
 
     def _ran(self, value: Any, config: RunnableConfig, **kwargs: Any) -> Ran:
         under_way = Invocation(value, self._problem(value), config, kwargs)
+        self._pauses.begin(under_way)
         return under_way, under_way.context().run(self._run, under_way)
 
     async def _aran(self, value: Any, config: RunnableConfig, **kwargs: Any) -> Ran:
         loop = asyncio.get_running_loop()
         under_way = Invocation(value, self._problem(value), config, kwargs, loop)
+        self._pauses.begin(under_way)
         # A thread of its own: one of the event loop's pool would wait for calls that may need
         # another of that pool, and enough of these at a time wait for ever.
         with_thread = ThreadPoolExecutor(1, thread_name_prefix="recovery")
@@ -232,7 +247,26 @@ class Recovering(Runnable[Any, Any]):
         # The limit on steps is meant for the runnable; the budget is what ends the loop.
         config: RunnableConfig = {**under_way.config, "recursion_limit": self._steps}
         problem = {"problem": under_way.problem.model_dump()}
-        return cast(RecoveryOutput, self._graph.invoke(cast(Any, problem), config))
+        context = self._context(under_way)
+        try:
+            result = self._graph.invoke(cast(Any, problem), config, context=context)
+        except GraphInterrupt:
+            under_way.paused = True
+            raise
+        finally:
+            self._pauses.keep(under_way)
+        return cast(RecoveryOutput, result)
+
+    def _context(self, under_way: Invocation) -> RecoveryContext | None:
+        """The context around, if meant for a recovery, and a seed: a router chooses as before."""
+        if self._seed is not None or under_way.seed is None:
+            return None
+        around = get_runtime().context
+        if not isinstance(around, RecoveryContext):
+            return RecoveryContext(seed=under_way.seed)
+        if around.seed is not None:
+            return None
+        return around.model_copy(update={"seed": under_way.seed})
 
     def _problem(self, value: Any) -> Problem:
         if self._problem_of is None:
@@ -259,6 +293,7 @@ class _Judge:
     def __call__(self, problem: Problem, text: str) -> Verdict:
         """The verdict on an output's text."""
         under_way = UNDER_WAY.get()
+        under_way.steps += 1
         if text in under_way.unparsed:
             return Verdict("failed", explanation=storable(str(under_way.unparsed[text])))
         with set_config_context(under_way.config) as context:

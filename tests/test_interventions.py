@@ -1,11 +1,14 @@
 """The interventions on tokens, on the real pair; the mixture they steer with; the registry."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recov_graph.errors import InvalidInputError
+from recov_graph.graph import create_recovery_graph
 from recov_graph.interventions import (
     Attempt,
     DenseSteer,
@@ -276,3 +279,60 @@ def test_the_dominant_deformation_picks_the_mode(failure):
             expected = "path" if max(0, path) >= max(0, coverage) else "cov"
             assert mode_at(trace.signals, at) == expected
     assert row(failure.trace.rollout.specialist, 0).ids.shape[0] == 1
+
+
+class Odd:
+    """An intervention with one mistake."""
+
+    name = "odd"
+    needs = frozenset({Capability.SAMPLE})
+    cost: object = 5
+    gives: object = None
+
+    def expected_cost(self, lengths):
+        return self.cost
+
+    def apply(self, failure, model):
+        return self.gives
+
+
+def odd(**mistakes):
+    one = Odd()
+    for name, value in mistakes.items():
+        setattr(one, name, value)
+    return one
+
+
+@pytest.mark.parametrize(
+    ("interventions", "message"),
+    [
+        ("retry", r"interventions is 'retry'; it must be a list"),
+        (5, r"interventions is 5; it must be a list"),
+        (["retyr"], r"'retyr'.*did you mean 'retry'\?"),
+        (["restart"], r"give recov_graph.agents.Restart\(\)"),
+        ([Odd], r"Odd is a class; give an object of it: Odd\(...\)"),
+        ([odd(needs="sample")], r"needs 'sample'; needs must be a frozenset of Capability.SAMPLE"),
+        ([odd(name="")], r"name is ''; it must be text"),
+    ],
+)
+def test_mistakes_in_interventions_are_named_when_a_graph_is_built(interventions, message):
+    with pytest.raises(InvalidInputError, match=message):
+        create_recovery_graph("embedded", "numeric", interventions=interventions)
+
+
+@pytest.mark.parametrize("gives", [None, "text", 5])
+def test_one_that_gives_back_something_else_ends_the_problem_with_what_was_paid(scripted, gives):
+    model = scripted(["1", "2", "3", "4"])
+    graph = create_recovery_graph(model, "numeric", interventions=[odd(gives=gives)])
+    result = graph.invoke({"problem": {"prompt": "6*7?", "answer": 42}})
+    assert result["stop_reason"] == "model_error"
+    assert f"intervention 'odd' gave back {gives!r}; apply must" in result["error"]
+    assert len(result["attempts"]) == 4
+
+
+@pytest.mark.parametrize("cost", ["12", None, -1, True, math.inf])
+def test_a_cost_that_is_none_is_named(scripted, cost):
+    model = scripted(["1", "2", "3", "4"])
+    graph = create_recovery_graph(model, "numeric", interventions=[odd(cost=cost)])
+    with pytest.raises(InvalidInputError, match=r"expected_cost of intervention 'odd' is"):
+        graph.invoke({"problem": {"prompt": "6*7?", "answer": 42}})

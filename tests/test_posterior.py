@@ -24,9 +24,12 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from recov_graph.evaluate.bench import bench_of_tape
 from recov_graph.features import FEATURES, ProblemFeatures
+from recov_graph.graph import create_recovery_graph
+from recov_graph.interventions import Escalate
+from recov_graph.models import Capability
 from recov_graph.routing import Evidence, Policy, PosteriorRouter, RuleRouter, load_policy
 from recov_graph.routing.belief import Belief, Believer
-from recov_graph.routing.decision import any_rescue
+from recov_graph.routing.decision import affordable, any_rescue
 from recov_graph.routing.outcomes import cell_moments
 from recov_graph.routing.policy import Covariates, Moments, Posterior, Rescue, cell_name
 from recov_graph.routing.posterior import RescuePosterior, fit_posterior
@@ -543,6 +546,9 @@ def test_it_stops_where_the_chance_of_a_rescue_is_too_small(
     def router(stop_below: float) -> PosteriorRouter:
         return PosteriorRouter(a_policy(posterior, stop_below=stop_below), explore=0.5)
 
+    new = [name for name in given_.costs if name not in posterior.operators]
+    # What nothing is stored of gets its try before a stop: see the next test.
+    given_ = replace(given_, tried=[*given_.tried, *new])
     chance = router(0.0).chance(given_)
     if router(0.0).decide(given_).operator is None:
         assert chance == 0.0
@@ -556,6 +562,40 @@ def test_it_stops_where_the_chance_of_a_rescue_is_too_small(
         assert stopped.expected_rescue == pytest.approx(chance)
         assert stopped.probability == stopping.probability(given_, None) == 1.0
         assert {stopping.probability(given_, name) for name in given_.costs} == {0.0}
+
+
+@QUICK
+@given(posterior=posteriors(operators=3), given_=asked(), stop_below=st.floats(0, 1))
+def test_what_nothing_is_stored_of_gets_a_try_before_the_end(
+    posterior: Posterior, given_: Evidence, stop_below: float
+) -> None:
+    router = PosteriorRouter(a_policy(posterior, stop_below=stop_below), explore=0.5)
+    decision = router.decide(given_)
+    new = {name for name in affordable(given_) if name not in posterior.operators}
+    untried = new - set(given_.tried)
+    if untried and given_.attempts_left:
+        assert decision.operator is not None
+        if given_.attempts_left <= len(untried):
+            assert decision.operator in untried
+    if decision.reason.startswith("nothing is stored of"):
+        assert decision.operator in untried
+        assert decision.probability == 1.0
+        assert router.probability(given_, decision.operator) == 1.0
+
+
+def test_a_stronger_model_is_asked_before_the_shipped_policy_gives_up(scripted: Any) -> None:
+    weak, strong = (scripted(last=text, capabilities=[Capability.SAMPLE]) for text in ("no", "42"))
+    for price in (1, 20, 1000):
+        graph = create_recovery_graph(
+            weak,
+            "numeric",
+            samples=1,
+            seed=0,
+            interventions=["retry", Escalate(strong, price=price)],
+        )
+        result = graph.invoke({"problem": {"prompt": "6*7?", "answer": 42}})
+        assert (result["solved"], result["best"]["operator"]) == (True, "escalate")
+        assert "nothing is stored of escalate yet" in result["route"][-1]["reason"] or price == 1
 
 
 def test_the_chance_is_that_of_the_best_plan() -> None:
@@ -654,7 +694,8 @@ def test_with_nothing_stored_it_goes_by_the_rule(posterior: Posterior, given_: E
     policy = a_policy(unproven, stop_below=1.0)
     rule = RuleRouter(policy)
     router = PosteriorRouter(policy)
-    given_ = replace(given_, once={})
+    new = [name for name in given_.costs if name not in posterior.operators]
+    given_ = replace(given_, once={}, tried=[*given_.tried, *new])
     decision, by_rule = router.decide(given_), rule.decide(given_)
     assert router.trust(given_.model, given_.task) == 0.0
     assert router.wants_features(given_)

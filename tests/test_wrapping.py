@@ -883,7 +883,7 @@ async def test_interrupts_of_the_verifier_reach_the_graph_around(sync: bool) -> 
 
     def guess(_: str) -> str:
         calls.append(1)
-        return ["a", "a", "b", "a", "b"][len(calls) - 1]
+        return ["a", "b"][len(calls) - 1]
 
     wrapped = with_recovery(guess, person)
 
@@ -895,7 +895,7 @@ async def test_interrupts_of_the_verifier_reach_the_graph_around(sync: bool) -> 
 
     made = await resumed(parent(node if sync else async_node), sync=sync)
     assert made == [["is a right?", "is b right?"], "b"]
-    assert len(calls) == 5
+    assert len(calls) == 2
 
 
 def test_an_interrupt_of_a_graph_inside_reaches_the_graph_around() -> None:

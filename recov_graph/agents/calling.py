@@ -22,6 +22,7 @@ from recov_graph.agents.call import (
 from recov_graph.agents.recovering import Recovering
 from recov_graph.budget import BudgetExhausted, Ledger, Made, MeteredModel
 from recov_graph.conversation import asked_by
+from recov_graph.intervening import carried_out
 from recov_graph.interventions import Failure
 from recov_graph.problem import Problem
 from recov_graph.rollout import Rollout
@@ -108,7 +109,7 @@ def intervened(
         focus=len(recovery["route"]) - 1,
     )
     try:
-        made = settings.interventions[operator].apply(failure, meter)
+        made = carried_out(settings.interventions[operator], failure, meter)
         response = model.response_of(made.rollout)
     except GraphBubbleUp:
         pauses.keep(name, Paused(meter.made, model.responses))

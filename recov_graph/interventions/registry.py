@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Collection, Iterable
 
 from recov_graph.errors import InvalidInputError
@@ -36,6 +37,7 @@ def register(intervention: Intervention, *, replace: bool = False) -> Interventi
             f"{intervention!r} is no intervention: it lacks {', '.join(missing)}; "
             "see recov_graph.interventions.Intervention"
         )
+    _checked(intervention)
     if intervention.name in _REGISTERED and not replace:
         raise InvalidInputError(
             f"an intervention named {intervention.name!r} exists; pick another name "
@@ -90,25 +92,52 @@ def resolve(
     """
     if chosen is None:
         return default_interventions(capabilities)
+    if isinstance(chosen, str) or not isinstance(chosen, Iterable):
+        raise InvalidInputError(
+            f"interventions is {chosen!r}; it must be a list of names or objects, such as "
+            "['retry', 'replan']"
+        )
     found: dict[str, Intervention] = {}
     for item in chosen:
         if isinstance(item, str):
             if item not in _REGISTERED:
                 raise _unknown(item)
             item = _REGISTERED[item]
+        elif isinstance(item, type) and hasattr(item, "apply"):
+            raise InvalidInputError(
+                f"{item.__name__} is a class; give an object of it: {item.__name__}(...)"
+            )
         elif not isinstance(item, Intervention):
             raise InvalidInputError(
                 f"{item!r} is no intervention; give a name ({', '.join(_REGISTERED)}) or an "
                 "object with name, needs, expected_cost and apply"
             )
-        found[item.name] = item
+        found[item.name] = _checked(item)
     if not found:
         raise InvalidInputError(f"no intervention was chosen; choose from {', '.join(_REGISTERED)}")
     return found
 
 
+def _checked(one: Intervention) -> Intervention:
+    """The intervention, refused where its name or its needs cannot be any."""
+    if not isinstance(one.name, str) or not one.name:
+        raise InvalidInputError(f"an intervention's name is {one.name!r}; it must be text")
+    needs = one.needs
+    if isinstance(needs, str) or not set(needs) <= set(Capability):
+        raise InvalidInputError(
+            f"intervention {one.name!r} needs {needs!r}; needs must be a frozenset of "
+            f"{', '.join(f'Capability.{each.name}' for each in Capability)}"
+        )
+    return one
+
+
 def _unknown(name: str) -> InvalidInputError:
-    hint = "; give Escalate(model), which says whom to ask" if name == Escalate.name else ""
+    near = difflib.get_close_matches(name, _REGISTERED, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    if name == Escalate.name:
+        hint = "; give Escalate(model), which says whom to ask"
+    if name == "restart":
+        hint = "; give recov_graph.agents.Restart(), which is for agents"
     return InvalidInputError(
         f"no intervention is named {name!r}; known are {', '.join(_REGISTERED)}{hint}"
     )

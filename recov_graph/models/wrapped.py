@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from langchain_core.exceptions import OutputParserException
@@ -17,6 +21,7 @@ from langchain_core.messages.utils import count_tokens_approximately
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import merge_configs, set_config_context
 from langgraph.errors import GraphBubbleUp
+from langgraph.runtime import get_runtime
 from pydantic import ValidationError
 
 from recov_graph.conversation import text_of
@@ -43,7 +48,29 @@ from recov_graph.models.runnables import (
 )
 from recov_graph.problem import Problem
 from recov_graph.rollout import Rollout, Usage
+from recov_graph.seeds import SEEDS
 from recov_graph.words import storable
+
+KEPT_PAUSES = 256
+COUNTED_NODES = 4096
+# Of LangGraph, for what runs inside a node: by them a graph or a task finds its checkpoint again.
+SCRATCHPAD = "__pregel_scratchpad"
+COUNTERS = ("subgraph_counter", "call_counter")
+
+Key = tuple[Any, ...]
+
+
+class Made(NamedTuple):
+    """A call of the runnable: how it was asked, and what it gave.
+
+    One without spending gave nothing that can be given again: it was itself interrupted.
+    """
+
+    asked: tuple[Any, ...]
+    spending: Spending | None = None
+    output: Any = None
+    error: Exception | None = None
+    counted: tuple[int, ...] = ()
 
 
 @dataclass
@@ -59,6 +86,11 @@ class Invocation:
         outputs: by the text that each is verified as; of those with equal texts the first.
         unparsed: likewise, why outputs could not be parsed.
         raised: what the first call raised, where it was neither output nor unparsed.
+        key: which recovery it is of a node with a checkpointer around; None outside of one.
+        seed: of the router's choices, the same when that node is run again; likewise.
+        calls: of the runnable, in order, those before an interrupt included.
+        paused: whether it was ever interrupted.
+        steps: calls and verdicts so far.
     """
 
     value: Any
@@ -69,6 +101,12 @@ class Invocation:
     outputs: dict[str, Any] = field(default_factory=dict)
     unparsed: dict[str, Exception] = field(default_factory=dict)
     raised: Exception | None = None
+    key: Key | None = None
+    seed: int | None = None
+    calls: list[Made] = field(default_factory=list)
+    paused: bool = False
+    steps: int = 0
+    _called: int = 0
     _waiting: Future[Any] | None = None
     _stopped: bool = False
 
@@ -77,6 +115,55 @@ class Invocation:
         context = copy_context()
         context.run(UNDER_WAY.set, self)
         return context
+
+    @property
+    def stopped(self) -> bool:
+        """Whether nobody waits for the outcome."""
+        return self._stopped
+
+    def made(self, asked: tuple[Any, ...], call: Callable[[Spending], Any]) -> Made:
+        """A call and what it gave: the same again where it was made before an interrupt."""
+        self.steps += 1
+        at, self._called = self._called, self._called + 1
+        before = self.calls[at] if at < len(self.calls) else None
+        if before is not None and before.asked != asked:
+            del self.calls[at:]  # this time it went another way
+            before = None
+        if before is not None and before.spending is not None:
+            self._count_on(before.counted)
+            return before
+        if before is None:
+            self.calls.append(Made(asked))
+        started, spending = self._counts(), Spending()
+        output, error = None, None
+        try:
+            output = call(spending)
+        except GraphBubbleUp:
+            raise
+        except Exception as raised:
+            error = raised
+        used = tuple(b - a + 1 for a, b in zip(started, self._counts(), strict=True))
+        made = Made(asked, spending, output, error, used)
+        # Where a person is asked, the answer has to be taken again whenever the node is run again:
+        # LangGraph hands answers out by their order.
+        if before is None:
+            self.calls[at] = made
+        return made
+
+    def _counters(self) -> list[Callable[[], int]]:
+        pad = None if self.key is None else self.config.get("configurable", {}).get(SCRATCHPAD)
+        counters = (getattr(pad, name, None) for name in COUNTERS)
+        return [counter for counter in counters if counter is not None]
+
+    def _counts(self) -> tuple[int, ...]:
+        """Where LangGraph's counters are; to ask moves them on by one."""
+        return tuple(counter() for counter in self._counters())
+
+    def _count_on(self, counted: tuple[int, ...]) -> None:
+        """As if a call was made: what a later one runs is to find its own checkpoints."""
+        for counter, times in zip(self._counters(), counted, strict=False):
+            for _ in range(times):
+                counter()
 
     def call(self, runnable: Runnable[Any, Any], value: Any, spending: Spending) -> Any:
         """The runnable's output, as if it was called from where the recovery was."""
@@ -106,6 +193,82 @@ CUT_REPLY = "LengthFinishReasonError"
 UNDER_WAY: ContextVar[Invocation] = ContextVar("recov_graph_invocation")
 
 
+class Paused(NamedTuple):
+    """What is kept of a recovery that was interrupted."""
+
+    seed: int | None
+    calls: tuple[Made, ...]
+
+
+class Pauses:
+    """What interrupted recoveries have paid for, to be had again when their nodes are run again.
+
+    It is kept beyond a recovery's end: what comes after it in the node may be interrupted too,
+    and then the node is run again from its start, with the answers that persons gave. Only the
+    latest are kept.
+    """
+
+    def __init__(self, capacity: int = KEPT_PAUSES) -> None:
+        self._capacity = capacity
+        self._paused: OrderedDict[Key, Paused] = OrderedDict()
+        self._begun: OrderedDict[Key, int] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._paused)
+
+    def begin(self, under_way: Invocation) -> None:
+        """Give an invocation its place in the node around, and what it has paid for before."""
+        place = _place()
+        if place is None:
+            return
+        node, run = place
+        recovery = (node, under_way.problem.id, under_way.problem.prompt)
+        with self._lock:
+            number = self._begun.pop((recovery, run), 0)  # of equal ones in the node
+            self._begun[recovery, run] = number + 1
+            _trim(self._begun, COUNTED_NODES)
+            under_way.key = (recovery, number)
+            paused = self._paused.get(under_way.key)
+        under_way.paused = paused is not None
+        under_way.seed = secrets.randbelow(SEEDS)
+        if paused is not None:
+            under_way.seed, under_way.calls = paused.seed, list(paused.calls)
+
+    def keep(self, under_way: Invocation) -> None:
+        """Keep what an invocation has paid for, if it was ever interrupted.
+
+        Of one that was cancelled, whose thread may end later than the next run of its node, what
+        was kept before stays.
+        """
+        if under_way.key is None or not under_way.paused or under_way.stopped:
+            return
+        with self._lock:
+            self._paused[under_way.key] = Paused(under_way.seed, tuple(under_way.calls))
+            self._paused.move_to_end(under_way.key)
+            _trim(self._paused, self._capacity)
+
+
+def _trim(kept: OrderedDict[Key, Any], most: int) -> None:
+    while len(kept) > most:
+        kept.popitem(last=False)
+
+
+def _place() -> tuple[Key, Key] | None:
+    """What names the place in a checkpointed graph around, and the current run of its node.
+
+    The first is the same when the node is run again after an interrupt.
+    """
+    execution = getattr(get_runtime(), "execution_info", None)
+    if execution is None or execution.thread_id is None or not execution.checkpoint_ns:
+        return None
+    outer = UNDER_WAY.get(None)
+    # A recovery inside another one: calls that the other does not repeat are not counted.
+    within = None if outer is None or outer.key is None else (outer.key, outer.steps)
+    node = (execution.thread_id, execution.checkpoint_ns, within)
+    return node, (execution.node_first_attempt_time, execution.node_attempt)
+
+
 class WrappedRunnable(InnerModel):
     """The runnable as a model: a prompt stands for the input under way.
 
@@ -132,12 +295,14 @@ class WrappedRunnable(InnerModel):
         """The runnable's output for the input under way, as text."""
         under_way = UNDER_WAY.get()
         runnable, value = self._as_asked(variation, under_way)
-        spending = Spending()
-        try:
-            output = under_way.call(runnable, value, spending)
-        except GraphBubbleUp:
-            raise
-        except Exception as error:
+        other = None if variation.model is None else variation.model.name
+        made = under_way.made(
+            (variation.prompt, variation.temperature, variation.max_tokens, other),
+            lambda spending: under_way.call(runnable, value, spending),
+        )
+        output, error = made.output, made.error
+        spending = made.spending or Spending()
+        if error is not None:
             if not _unparsed(error):
                 self._failed(error, under_way, spending)
             text = storable(str(getattr(error, "llm_output", None) or ""))

@@ -109,6 +109,8 @@ def odds(decided: Decision, explore: float) -> dict[str, float]:
     """
     if decided.operator is None:
         return {}
+    if decided.probability == 1.0:  # nothing else might have been chosen, whatever the share
+        return {decided.operator: 1.0}
     by_chance = {c.operator: explore / len(decided.candidates) for c in decided.candidates}
     by_chance[decided.operator] = by_chance.get(decided.operator, 0.0) + 1.0 - explore
     return by_chance

@@ -88,7 +88,13 @@ class PosteriorRouter:
         if not evidence.costs:
             return Decision(None, "sampling", 1.0, 0.0, (), "no operator fits the tokens left")
         candidates, chance = self._candidates(evidence, self._belief(evidence))
-        if chance < self.policy.stop_below or evidence.attempts_left < 1:
+        stopping = chance < self.policy.stop_below
+        unknown = [one for one in candidates if self._unknown(one.operator, evidence)]
+        # What is given in hope, a stronger model or one's own, is not to be passed over for good
+        # because nothing is stored of it yet.
+        if unknown and (stopping or evidence.attempts_left <= len(unknown)):
+            return _first_try(unknown[0], candidates, evidence)
+        if stopping or evidence.attempts_left < 1:
             return stop(evidence, chance, self.policy.stop_below, candidates)
         chosen, probability = self._chosen(candidates, evidence.draw)
         return Decision(
@@ -99,6 +105,11 @@ class PosteriorRouter:
             candidates,
             self._reason(chosen, candidates, evidence),
         )
+
+    def _unknown(self, operator: str, evidence: Evidence) -> bool:
+        """Whether nothing is known of an operator, not even from this problem."""
+        new = operator not in self._index and operator not in evidence.tried
+        return new and evidence.attempts_left > 0
 
     def probability(self, evidence: Evidence, operator: str | None) -> float:
         """With what probability `decide` would choose an operator, or to stop, here."""
@@ -282,6 +293,18 @@ def _per_token(rescue: float, fails: Floats, evidence: Evidence, name: str) -> f
     spent = once + cost * np.cumsum(fails[:attempts])
     best = float(((1.0 - fails[1 : attempts + 1]) / spent).max())
     return best * rescue / max(1e-9, 1.0 - float(fails[1]))
+
+
+def _first_try(
+    chosen: Candidate, candidates: tuple[Candidate, ...], evidence: Evidence
+) -> Decision:
+    reason = (
+        f"nothing is stored of {chosen.operator} yet: it gets a try before the problem is given up "
+        f"({count(evidence.attempts_left, 'attempt')} left)"
+    )
+    return Decision(
+        chosen.operator, _regime(candidates), 1.0, chosen.expected_rescue, candidates, reason
+    )
 
 
 def _regime(candidates: Sequence[Candidate]) -> Regime:
