@@ -7,7 +7,7 @@ INSTALL := -m pip --disable-pip-version-check install --quiet --constraint
 PIP := $(BIN)/python $(INSTALL) constraints.txt
 LIVE_PIP := $(LIVE)/bin/python $(INSTALL) constraints-live.txt
 
-.PHONY: demo studio test live docs lint types benchmarks train tape clean
+.PHONY: demo studio test slow live docs lint types benchmarks train tape clean
 
 demo: $(VENV)/.installed
 	$(BIN)/recov-graph demo
@@ -19,6 +19,10 @@ studio: $(VENV)/.installed-studio
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
+
+# Statistics that take long, every example, every page of the docs: about 2 minutes.
+slow: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m slow
 
 # The proof on real vLLM servers, on the CPU: installs 3.4 GB in .venv-live, then 10 to 15 minutes.
 live: $(VENV)/.installed-test $(LIVE)/.installed

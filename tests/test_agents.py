@@ -1494,7 +1494,7 @@ def test_a_problem_tells_the_verifier_what_is_right(run: Run) -> None:
     given = {"answer": 42, "task": "sums", "metadata": {"level": 1}}
     result = run(agent, {**ASKED, "problem": given}, THREAD)
     assert result["recovery"]["solved"]
-    assert (seen[0].prompt, seen[0].task, seen[0].metadata) == (QUESTION, "sums", {"level": 1})
+    assert (seen[0].prompt, seen[0].task, seen[0].metadata["level"]) == (QUESTION, "sums", 1)
     assert "problem" not in result
     agent = create_agent(
         chat("6"), middleware=[recovering("retry", verifier=verifier)], checkpointer=InMemorySaver()
@@ -1625,3 +1625,44 @@ def test_without_langchain_the_extra_is_named() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "pip install 'recov-graph[agents]'" in done.stdout
+
+
+def test_a_verifier_sees_the_conversation_with_the_tools_results(run: Run) -> None:
+    def as_the_tool_said(problem: Problem, text: str) -> bool:
+        said = [m.text for m in problem.metadata["messages"] if m.type == "tool"]
+        return said == [text]
+
+    def add(a: int, b: int) -> int:
+        """The sum."""
+        return a + b
+
+    call = {"name": "add", "args": {"a": 40, "b": 2}, "id": "1"}
+    model = chat(AIMessage("", tool_calls=[call]), "41", "42")
+    middleware = RecoveryMiddleware(as_the_tool_said, interventions=["retry"], seed=0)
+    result = run(create_agent(model, [add], middleware=[middleware]))
+    assert texts(result)[-1] == "42"
+    assert operators(result) == ["sample", "retry"]
+
+
+def test_an_answer_without_the_structure_asked_for_has_failed(run: Run) -> None:
+    reached: list[str] = []
+
+    def verifier(text: str) -> bool:
+        reached.append(text)
+        return True
+
+    def look(what: str) -> str:
+        """Looks it up; with a tool of its own an agent ends on a plain text."""
+        return what
+
+    call = {"name": "Answer", "args": {"value": 42}, "id": "1"}
+    model = chat("I cannot.", AIMessage("", tool_calls=[call]))
+    middleware = RecoveryMiddleware(verifier, interventions=["retry"], seed=0)
+    agent = create_agent(
+        model, [look], middleware=[middleware], response_format=ToolStrategy(Answer)
+    )
+    result = run(agent)
+    assert result["structured_response"].value == 42
+    assert operators(result) == ["sample", "retry"]
+    assert reached == ['{"value":42}']
+    assert "lacks the structure" in result["recovery"]["attempts"][0]["verdict"]["explanation"]

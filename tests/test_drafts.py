@@ -23,6 +23,8 @@ from recov_graph.problem import Problem
 from recov_graph.rollout import TopK
 from tests.openai_server import OpenAIServer, served
 
+pytestmark = pytest.mark.slow  # about half a minute
+
 VOCABULARY = 24  # all of the pair's tokens: nothing is cut off
 DRAWS = 300
 OPEN = "2595+9243-8005-8281+7287?"  # where mixing changes most

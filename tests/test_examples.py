@@ -13,6 +13,8 @@ import pytest
 
 from tests.openai_server import OpenAIServer
 
+pytestmark = pytest.mark.slow  # about half a minute
+
 FOLDER = Path(__file__).parents[1] / "examples"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("_"))
 

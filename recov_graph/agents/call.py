@@ -47,7 +47,7 @@ class ModelData(TypedDict):
     """What is known of an agent's model between its calls.
 
     `temperature` is the decoding temperature, `max_tokens` the longest completion, `prompt_tokens`
-    what the last call read.
+    what the last call read, `structured` whether answers have to be.
     """
 
     name: str
@@ -55,6 +55,7 @@ class ModelData(TypedDict):
     temperature: float
     max_tokens: int
     prompt_tokens: int
+    structured: bool
 
 
 def described(request: ModelRequest[Any], prompt_tokens: int = 0) -> ModelData:
@@ -68,6 +69,7 @@ def described(request: ModelRequest[Any], prompt_tokens: int = 0) -> ModelData:
         "temperature": temperature,
         "max_tokens": _limit_of(request.model, request.model_settings),
         "prompt_tokens": prompt_tokens or count_tokens_approximately(request.messages),
+        "structured": request.response_format is not None,
     }
 
 

@@ -19,7 +19,7 @@ from recov_graph.agents.call import (
     described,
     is_final,
 )
-from recov_graph.agents.recovering import Recovering
+from recov_graph.agents.recovering import UnderWay
 from recov_graph.budget import BudgetExhausted, Ledger, Made, MeteredModel
 from recov_graph.conversation import asked_by
 from recov_graph.intervening import carried_out
@@ -60,15 +60,15 @@ class Pauses:
                 self._paused.popitem(last=False)
 
 
-def under_way(request: ModelRequest[Any]) -> Recovering | None:
+def under_way(request: ModelRequest[Any]) -> UnderWay | None:
     """The recovery that a call of an agent's belongs to."""
-    return cast("Recovering | None", request.state.get("recovering"))
+    return cast("UnderWay | None", request.state.get("recovering"))
 
 
 def noted(
     request: ModelRequest[Any],
     response: ModelResponse[Any],
-    recovering: Recovering,
+    recovering: UnderWay,
     settings: Settings,
     started: float,
 ) -> ExtendedModelResponse[Any]:
@@ -84,7 +84,7 @@ def noted(
 def intervened(
     request: ModelRequest[Any],
     handler: Handler,
-    recovering: Recovering,
+    recovering: UnderWay,
     settings: Settings,
     pauses: Pauses,
 ) -> ExtendedModelResponse[Any]:
@@ -130,13 +130,13 @@ def intervened(
 def _extended(
     request: ModelRequest[Any],
     response: ModelResponse[Any],
-    recovering: Recovering,
+    recovering: UnderWay,
     calls: dict[str, Any],
 ) -> ExtendedModelResponse[Any]:
     """The response, with what is to be remembered of the call."""
     recovery, model = recovering["recovery"], recovering["model"]
     read = [call["prompt_tokens"] for call in calls.values()][-1:]
-    noted: Recovering = {
+    noted: UnderWay = {
         **recovering,
         "asked": asked_by(request.state["messages"]),
         "model": {**model, "prompt_tokens": read[0] if read else model["prompt_tokens"]},

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, AnyMessage
 from langgraph.runtime import Runtime
 
 from recov_graph.agents.answer import Answer, final_answer, marked, taken_back
 from recov_graph.agents.call import ModelData, SeenModel
-from recov_graph.agents.recovering import Recovering
+from recov_graph.agents.recovering import UnderWay
 from recov_graph.attempts import SAMPLE, best_attempt, mark_of, new_attempt
 from recov_graph.models.base import UNLIMITED
 from recov_graph.models.chat import finish_of
@@ -24,11 +24,19 @@ from recov_graph.seeds import call_seed
 from recov_graph.settings import Settings
 from recov_graph.state import AttemptData, RecoveryOutput, RecoveryState
 from recov_graph.store import TraceStore
-from recov_graph.verifiers import Verifier
+from recov_graph.verifiers import Verdict, Verifier
+from recov_graph.verifiers.verdict import Check
 
 OUTPUT = tuple(name for name in RecoveryOutput.__annotations__ if name != "messages")
 CUT_SHORT = "the agent was ended before it had answered again"
 Changes = dict[str, Any]
+
+
+def _not_structured(problem: Problem, text: str) -> Verdict:
+    return Verdict("failed", explanation="the answer lacks the structure that was asked for")
+
+
+UNSTRUCTURED = Check("structured", _not_structured)
 
 
 class Judge:
@@ -47,7 +55,7 @@ class Judge:
     def judged(
         self,
         state: Mapping[str, Any],
-        recovering: Recovering,
+        recovering: UnderWay,
         settings: Settings,
         runtime: Runtime[Any],
     ) -> Changes:
@@ -55,7 +63,8 @@ class Judge:
         recovery, answer = recovering["recovery"], final_answer(state)
         if "model" not in recovering:  # it was never called: others ended the agent before
             return {"recovering": None}
-        nodes = self._nodes(recovering["model"], settings)
+        loose = recovering["model"]["structured"] and answer and answer.structured is None
+        nodes = self._nodes(recovering["model"], settings, UNSTRUCTURED if loose else self.verifier)
         if was_refused(recovering):
             recovery = _with(recovery, nodes.classify(recovery, runtime))
         elif answer is None or not recovering["answered"]:
@@ -67,7 +76,7 @@ class Judge:
             recovery = _with(recovery, nodes.finish(recovery, over["reason"], runtime))
         else:
             attempt = _attempt(recovering, answer, settings)
-            recovery = self._tried(recovery, attempt, nodes, runtime)
+            recovery = self._tried(recovery, attempt, state["messages"], nodes, runtime)
             best = best_attempt(recovery["attempts"])
             if best is not None and best["id"] == attempt["id"]:
                 recovering = {**recovering, "best": answer._asdict()}
@@ -78,24 +87,32 @@ class Judge:
         return _goes_on(state, recovering, answer, settings)
 
     def _tried(
-        self, recovery: RecoveryState, attempt: AttemptData, nodes: Nodes, runtime: Runtime[Any]
+        self,
+        recovery: RecoveryState,
+        attempt: AttemptData,
+        messages: Sequence[AnyMessage],
+        nodes: Nodes,
+        runtime: Runtime[Any],
     ) -> RecoveryState:
-        """The recovery with one more attempt, judged and decided on."""
+        """The recovery with one more attempt, judged in sight of the conversation, decided on."""
         recorder, name = nodes.recorder, recovery["recovery_id"]
         if not recovery["attempts"]:
             recorder.started(name, Problem.model_validate(recovery["current"]))
         recorder.attempted(name, [attempt], recovery["calls"])
         recovery = _with(recovery, {"attempts": [*recovery["attempts"], attempt]})
-        for node in (nodes.verify, nodes.featurize, nodes.classify):
-            recovery = _with(recovery, node(recovery, runtime))
-            if recovery["stop_reason"]:
-                break
+        problem = recovery["current"]
+        seen = {**problem, "metadata": {"messages": list(messages), **problem["metadata"]}}
+        verdict = nodes.verify(_with(recovery, {"current": seen}), runtime)
+        recovery = _with(recovery, verdict)
+        for node in (nodes.featurize, nodes.classify):
+            if not recovery["stop_reason"]:
+                recovery = _with(recovery, node(recovery, runtime))
         return recovery
 
-    def _nodes(self, model: ModelData, settings: Settings) -> Nodes:
+    def _nodes(self, model: ModelData, settings: Settings, verifier: Verifier) -> Nodes:
         return Nodes(
             SeenModel(model),
-            self.verifier,
+            verifier,
             settings=settings,
             recorder=self._recorder(model["name"], settings),
             samples=1,
@@ -118,7 +135,7 @@ class Judge:
             return self._recorders[model]
 
 
-def given_up(state: Mapping[str, Any], recovering: Recovering, error: Exception) -> Changes:
+def given_up(state: Mapping[str, Any], recovering: UnderWay, error: Exception) -> Changes:
     """The answer as it is, unscored; where there is none at the moment, the best that there was."""
     mark = {"solved": False, "verdict": "unscored", "stop_reason": None}
     known = {name: recovering["recovery"].get(name) for name in OUTPUT}
@@ -132,14 +149,14 @@ def given_up(state: Mapping[str, Any], recovering: Recovering, error: Exception)
     return changes
 
 
-def was_refused(recovering: Recovering) -> bool:
+def was_refused(recovering: UnderWay) -> bool:
     """Whether a person has just refused the intervention decided on."""
     recovery = recovering["recovery"]
     decided = [decision["operator"] for decision in recovery["route"][-1:]]
     return bool(decided) and recovery["refused"][-1:] == decided and not recovering["pending"]
 
 
-def _attempt(recovering: Recovering, answer: Answer, settings: Settings) -> AttemptData:
+def _attempt(recovering: UnderWay, answer: Answer, settings: Settings) -> AttemptData:
     """The agent's answer as an attempt, with what was spent since the last."""
     recovery = recovering["recovery"]
     position = len(recovery["attempts"])
@@ -160,12 +177,12 @@ def _attempt(recovering: Recovering, answer: Answer, settings: Settings) -> Atte
 
 
 def _goes_on(
-    state: Mapping[str, Any], recovering: Recovering, answer: Answer | None, settings: Settings
+    state: Mapping[str, Any], recovering: UnderWay, answer: Answer | None, settings: Settings
 ) -> Changes:
     """The agent goes on with what was decided on, without the answer that failed."""
     operator = cast(str, recovering["recovery"]["route"][-1]["operator"])
     from_start = bool(getattr(settings.interventions[operator], "from_start", False))
-    pending: Recovering = {
+    pending: UnderWay = {
         **recovering,
         "pending": True,
         "approved": False,
@@ -180,7 +197,7 @@ def _goes_on(
     return changes
 
 
-def _ended(state: Mapping[str, Any], recovering: Recovering, answer: Answer | None) -> Changes:
+def _ended(state: Mapping[str, Any], recovering: UnderWay, answer: Answer | None) -> Changes:
     """The best answer stands, marked."""
     recovery = recovering["recovery"]
     result = {name: recovery.get(name) for name in OUTPUT}

@@ -26,7 +26,7 @@ from langgraph.runtime import Runtime
 from recov_graph.agents.call import Handler
 from recov_graph.agents.calling import Pauses, intervened, noted, under_way
 from recov_graph.agents.judging import Judge, given_up
-from recov_graph.agents.recovering import Recovering, RecoveryAgentState, is_left_over
+from recov_graph.agents.recovering import RecoveryAgentState, UnderWay, is_left_over
 from recov_graph.approval import approved, refuse_without_thread
 from recov_graph.budget import Budget
 from recov_graph.context import RecoveryContext
@@ -66,8 +66,10 @@ class RecoveryMiddleware(AgentMiddleware[RecoveryAgentState, Any, Any]):
 
     Args:
         verifier: a `Verifier`, a callable ``(problem, text)`` or ``(text)``, or a name such as
-            "json_schema"; text is the answer, or the structured response as JSON. One that raises
-            leaves the answer as it is, marked "unscored".
+            "json_schema"; text is the answer, or the structured response as JSON, and
+            ``problem.metadata["messages"]`` the conversation with it, tool results included. One
+            that raises leaves the answer as it is, marked "unscored". Where the agent has a
+            `response_format`, an answer without that structure has failed.
         router: a `Router`, a `Policy` or the path of one; by default the activated policy, else
             the one that ships.
         interventions: names or objects to choose from; by default `retry`, `temp_lift`, `replan`,
@@ -131,7 +133,7 @@ class RecoveryMiddleware(AgentMiddleware[RecoveryAgentState, Any, Any]):
         problem = as_problem(given or {"prompt": question})
         recovery = new_recovery(problem, new_recovery_id(runtime.execution_info))
         recovery["approve"] = sorted(settings.approve)
-        recovering: Recovering = {
+        recovering: UnderWay = {
             "recovery": recovery,
             "asked": asked_by(state["messages"]),
             "charged": 0,

@@ -15,7 +15,7 @@ from recov_graph.conversation import asked_by
 from recov_graph.state import RecoveryState
 
 
-class Recovering(TypedDict, total=False):
+class UnderWay(TypedDict, total=False):
     """A recovery under way, between the nodes of an agent.
 
     Attributes:
@@ -43,7 +43,7 @@ class Recovering(TypedDict, total=False):
     over: dict[str, Any] | None
 
 
-def is_left_over(recovering: Recovering, messages: Sequence[AnyMessage]) -> bool:
+def is_left_over(recovering: UnderWay, messages: Sequence[AnyMessage]) -> bool:
     """Whether a recovery is of an earlier question.
 
     An agent that failed leaves one behind, and other middleware may end the next invocation
@@ -67,4 +67,4 @@ class RecoveryAgentState(AgentState[Any]):
 
     problem: NotRequired[Annotated[dict[str, Any] | None, OmitFromOutput]]
     recovery: NotRequired[Annotated[dict[str, Any] | None, OmitFromInput]]
-    recovering: NotRequired[Annotated[Recovering | None, PrivateStateAttr]]
+    recovering: NotRequired[Annotated[UnderWay | None, PrivateStateAttr]]
