@@ -1,8 +1,8 @@
 """The graphs that LangGraph Studio shows: starts the development server on this checkout's
 langgraph.json, has `recover` solve a problem, and prints every update as it is streamed.
 
-Needs `pip install 'recov-graph[studio]'`. To look at it in Studio, run `langgraph dev` in the
-checkout. With a real model: RECOV_GRAPH_MODEL=openai:gpt-5-mini RECOV_GRAPH_VERIFIER=numeric
+Needs `pip install 'recov-graph[studio]'`, in a checkout `make studio` or `.venv/bin/pip install -e
+'.[studio]'`. To look at it in Studio, run `make studio` in the checkout. With a real model: RECOV_GRAPH_MODEL=openai:gpt-5-mini RECOV_GRAPH_VERIFIER=numeric
 OPENAI_API_KEY=... python examples/studio.py
 """
 
@@ -34,7 +34,8 @@ def wait_for(server, client):
 
 
 if find_spec("langgraph_cli") is None or find_spec("langgraph_api") is None:
-    print("The development server is not installed: pip install 'langgraph-cli[inmem]'")
+    print("The development server is not installed: pip install 'recov-graph[studio]'")
+    print("In a checkout: make studio, or .venv/bin/pip install -e '.[studio]'")
     sys.exit()
 
 with socket.create_server(("127.0.0.1", 0)) as free:

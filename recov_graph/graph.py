@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
@@ -30,6 +30,9 @@ from recov_graph.store import TraceStore
 from recov_graph.verifiers import Verifier, as_verifier
 from recov_graph.workspace import KEPT_PROBLEMS
 
+if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
+
 SAMPLES = 4
 TEMPERATURE = 0.6
 MAX_NEW_TOKENS = 160
@@ -39,7 +42,7 @@ CompiledGraph = CompiledStateGraph[RecoveryState, RecoveryContext, RecoveryInput
 
 
 def build_recovery_graph(
-    model: Model | str,
+    model: Model | BaseChatModel | str,
     verifier: Verifier | Any,
     *,
     router: Router | Policy | str | Path | None = None,
@@ -58,7 +61,8 @@ def build_recovery_graph(
     """The recovery loop as a StateGraph, to be compiled or changed further.
 
     Args:
-        model: a `recov_graph.models.Model`, or "embedded" for the pair that ships.
+        model: "embedded" for the pair that ships, "openai:NAME", a chat model of LangChain, or a
+            `recov_graph.models.Model`.
         verifier: a `Verifier`, a callable ``(problem, text)`` or ``(text)``, or a name such as
             "numeric" or "python_test".
         router: a `Router`, a `Policy` or the path of one; by default the policy that was
@@ -150,7 +154,7 @@ def build_recovery_graph(
 
 
 def create_recovery_graph(
-    model: Model | str,
+    model: Model | BaseChatModel | str,
     verifier: Verifier | Any,
     *,
     checkpointer: Checkpointer = None,

@@ -35,7 +35,7 @@ def servers():
 
 def test_readme_code_runs_and_prints_what_it_says(tmp_path, monkeypatch, servers):
     monkeypatch.chdir(tmp_path)
-    names = {"chat": ScriptedChat(replies=["It is 132.", "It is 133."] * 2)}
+    names = {"scripted": lambda: ScriptedChat(replies=["It is 132.", "It is 133."] * 2)}
     monkeypatch.setenv("RECOV_GRAPH_CACHE", str(tmp_path))
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len(blocks) == 7
@@ -45,6 +45,7 @@ def test_readme_code_runs_and_prints_what_it_says(tmp_path, monkeypatch, servers
             expected = re.findall(r"^# -> (.*)$", block, re.MULTILINE)
             for address, served in zip(ADDRESSES, servers, strict=True):
                 block = block.replace(address, served)
+            block = re.sub(r'init_chat_model\("[^"]+"\)', "scripted()", block)
             printed = io.StringIO()
             with contextlib.redirect_stdout(printed):
                 exec(compile(block, "README.md", "exec"), names)

@@ -26,6 +26,8 @@ from recov_graph.models.embedded import EmbeddedPair
 from tests.scripted_chat import ScriptedChat
 from tests.test_studio import needs_server, served  # noqa: F401 - a fixture
 
+pytestmark = pytest.mark.slow  # about half a minute
+
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 OTHER = {"api", "evaluation", "live", "models"}  # made, or measured, or in indented blocks
@@ -43,11 +45,27 @@ def calls(tool, **arguments):
 REPLIES = {
     "drop-in.md": [
         ["16.", "12.", "18."],
-        [calls("price_of", item="lamp"), "Twelve euros fifty.", "12.50 EUR"],
+        [
+            calls("price_of", item="lamp"),
+            "Twelve euros fifty.",
+            "12.50 EUR",
+            calls("price_of", item="lamp"),
+            "It is 21.50 EUR.",
+            "It is 12.50 EUR.",
+            calls("Bill", net=100, vat=19, total=120),
+            calls("Bill", net=100, vat=19, total=119),
+        ],
         ["The capital is Oslo.", '{"city": "Oslo"}'],
         ["The capital is Oslo.", '{"city": "Oslo"}'],
     ],
-    "interventions.md": [["5400", "5480", "5450", "544"], ["5440"]] * 2,
+    "interventions.md": [
+        ["5400", "5480", "5450", "544"],
+        ["5440"],
+        ["5400", "5480", "5450"],
+        ["5440"],
+        ["5400", "5480", "5450", "544"],
+        ["5440"],
+    ],
 }
 
 
@@ -167,7 +185,8 @@ def check_json(text, where):
 
 def check_sql(text, where):
     """Run on the traces that the page's code stored."""
-    with contextlib.closing(sqlite3.connect("traces.db", isolation_level=None)) as database:
+    with contextlib.closing(sqlite3.connect("private.db", isolation_level=None)) as database:
+        assert database.execute("SELECT count(*) FROM problems").fetchone()[0], where
         database.executescript(text)
         assert database.execute("PRAGMA foreign_key_check").fetchall() == [], where
         assert database.execute("PRAGMA foreign_keys").fetchone() == (1,), where

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import json
 import operator
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from langchain_core.callbacks import (
     BaseCallbackHandler,
     UsageMetadataCallbackHandler,
 )
+from langchain_core.exceptions import OutputParserException
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser, StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
@@ -34,12 +36,14 @@ from pydantic import BaseModel, ValidationError
 from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
 from recov_graph.budget import Budget
+from recov_graph.context import RecoveryContext
 from recov_graph.errors import InvalidInputError
 from recov_graph.interventions import Attempt, register
 from recov_graph.interventions.escalate import Escalate
 from recov_graph.interventions.registry import unregister
 from recov_graph.interventions.replan import INSTRUCTION
 from recov_graph.models.base import Capability
+from recov_graph.models.wrapped import Pauses
 from recov_graph.problem import Problem
 from recov_graph.routing.decision import Decision
 from recov_graph.store import TraceStore
@@ -913,6 +917,250 @@ def test_an_interrupt_of_a_graph_inside_reaches_the_graph_around() -> None:
     asked = graph.invoke({"question": "it"}, thread("a"))["__interrupt__"]
     assert [one.value for one in asked] == ["which?"]
     assert graph.invoke(Command(resume="42"), thread("a"))["answer"] == "42"
+
+
+def works(wrapped: Any, *, sync: bool = True, inputs: int = 1) -> Any:
+    """A graph around, of one node that recovers its question so many times."""
+
+    def told(made: list[Recovered]) -> State:
+        texts = [as_text(output) for output, _ in made]
+        tokens = sum(result["usage"]["tokens"] for _, result in made)
+        return {"answer": " ".join(texts), "log": [str(tokens)]}
+
+    def node(state: State) -> State:
+        return told([wrapped.recover(state["question"]) for _ in range(inputs)])
+
+    async def async_node(state: State) -> State:
+        return told([await wrapped.arecover(state["question"]) for _ in range(inputs)])
+
+    return parent(node if sync else async_node)
+
+
+def asks_until(*right: str) -> Callable[[str], bool]:
+    """A verifier that asks a person about every text; `resumed`'s says yes by such an answer."""
+    return lambda text: interrupt(text) in right
+
+
+@pytest.mark.parametrize("sync", [True, False])
+@pytest.mark.parametrize("refused", range(5))
+async def test_a_person_judges_what_comes_back_and_no_call_is_made_again(
+    refused: int, sync: bool
+) -> None:
+    model = chat(*[f"reply {i}" for i in range(20)])
+    wrapped = with_recovery(model, asks_until(f"answer {refused + 1}"))
+    graph = works(wrapped, sync=sync)
+    asked, answer = await resumed(graph, sync=sync)
+    assert asked == [f"reply {i}" for i in range(refused + 1)]
+    assert answer == asked[-1]
+    assert len(model.seen) == len(asked)
+    spent = sum(len(call.messages[0].text) + len(text) for call, text in zip(model.seen, asked))
+    assert graph.get_state(thread("a")).values["log"] == [str(spent)]
+
+
+@pytest.mark.parametrize("sync", [True, False])
+async def test_several_samples_are_made_once_and_each_is_judged(sync: bool) -> None:
+    model = chat("a", "b", "c", "d", "e")
+    wrapped = with_recovery(model, asks_until("answer 4"), samples=3)
+    assert await resumed(works(wrapped, sync=sync), sync=sync) == [["a", "b", "c", "d"], "d"]
+    assert len(model.seen) == 4
+
+
+@pytest.mark.parametrize("sync", [True, False])
+async def test_a_runnable_that_asked_takes_its_answer_whenever_the_node_is_run_again(
+    sync: bool,
+) -> None:
+    calls: list[str] = []
+
+    def step(question: str) -> str:
+        calls.append(question)
+        return str(interrupt(f"draft for {question}")) if len(calls) > 1 else "mine"
+
+    async def async_step(question: str) -> str:
+        return step(question)
+
+    wrapped = with_recovery(
+        RunnableLambda(step if sync else async_step),
+        asks_until("answer 5"),
+        interventions=["retry"],
+    )
+    asked, answer = await resumed(works(wrapped, sync=sync), sync=sync)
+    assert asked == ["mine", "draft for it", "answer 2", "draft for it", "answer 4"]
+    assert answer == "answer 4"
+
+
+@pytest.mark.parametrize("sync", [True, False])
+async def test_two_recoveries_in_a_node_are_told_apart(sync: bool) -> None:
+    model = chat("a", "b", "c", "d", "e", "f")
+    wrapped = with_recovery(model, asks_until("answer 2", "answer 3"))
+    asked, answer = await resumed(works(wrapped, sync=sync, inputs=2), sync=sync)
+    assert (asked, answer) == (["a", "b", "c"], "b c")
+    assert len(model.seen) == 3
+
+
+async def test_a_recovery_that_asks_nobody_does_not_take_the_next_ones_calls() -> None:
+    model = chat("sure", "a", "sure", "b", "sure", "sure")
+    wrapped = with_recovery(model, lambda text: text == "sure" or interrupt(text) == "answer 2")
+    asked, answer = await resumed(works(wrapped, inputs=2), sync=True)
+    assert (asked, answer) == (["a", "b"], "sure b")
+
+
+async def test_a_node_that_is_interrupted_later_has_the_same_recovery_again() -> None:
+    model = chat("good", "AWFUL", repeat=True)
+    wrapped = with_recovery(model, asks_until("answer 1"))
+
+    def node(state: State) -> State:
+        text = wrapped.invoke(state["question"]).text
+        return {"answer": f"{text}, {interrupt('sure?')}"}
+
+    assert await resumed(parent(node), sync=True) == [["good", "sure?"], "good, answer 2"]
+    assert len(model.seen) == 1
+
+
+async def test_what_could_not_be_parsed_or_called_before_an_interrupt_is_so_again() -> None:
+    model = chat("not JSON", '"a"', RuntimeError("down"))
+    wrapped = with_recovery(
+        model | JsonOutputParser(), asks_until("no"), interventions=["retry"], name="w"
+    )
+    second = with_recovery(chat("b", "c"), asks_until("answer 2"))
+
+    def node(state: State) -> State:
+        first = wrapped.recover(state["question"])
+        assert first.result["stop_reason"] == "model_error"
+        return {"answer": f"{first.output} {second.invoke(state['question']).text}"}
+
+    assert await resumed(parent(node), sync=True) == [["a", "b"], "a b"]
+    assert len(model.seen) == 3
+
+
+async def test_what_surely_cannot_be_parsed_is_raised_after_an_interrupt() -> None:
+    chain = chat("not JSON", '"a"', repeat=True) | JsonOutputParser()
+    best = with_recovery(
+        chain,
+        lambda text: Verdict("failed", score=-1.0 if interrupt(text) else None),
+        budget=Budget(max_attempts=2),
+    )
+    with pytest.raises(OutputParserException, match="not JSON"):
+        await resumed(parent(lambda state: {"answer": best.invoke(state["question"])}), sync=True)
+
+
+@pytest.mark.parametrize("sync", [True, False])
+async def test_many_threads_of_the_graph_around_are_kept_apart(sync: bool) -> None:
+    def answer(messages: list[Any]) -> str:
+        with lock:
+            made[messages[-1].text] = made.get(messages[-1].text, 0) + 1
+            return f"{messages[-1].text}, try {made[messages[-1].text]}"
+
+    made: dict[str, int] = {}
+    lock = threading.Lock()
+    wrapped = with_recovery(
+        chat(answer, repeat=True, seconds=0.005),
+        lambda text: interrupt(text),
+        router=InTurn("retry"),
+    )
+    graph = works(wrapped, sync=sync)
+
+    async def go(value: Any, name: str) -> Any:
+        if sync:
+            return await asyncio.to_thread(graph.invoke, value, thread(name))
+        return await graph.ainvoke(value, thread(name))
+
+    async def one(name: str) -> str:
+        await go({"question": name}, name)
+        await go(Command(resume=False), name)
+        return str((await go(Command(resume=True), name))["answer"])
+
+    names = [f"thread {i}" for i in range(40)]
+    answers = await asyncio.wait_for(asyncio.gather(*map(one, names)), 60)
+    assert answers == [f"{name}, try 2" for name in names]
+
+
+async def test_a_recovery_inside_a_recovery_is_found_again() -> None:
+    model = chat("a", "b", "c", "d")
+    inner = with_recovery(
+        model | StrOutputParser(), lambda text: text == "a" or interrupt(text) == "answer 2"
+    )
+    outer = with_recovery(inner, lambda text: text != "a", interventions=["retry"])
+    assert await resumed(works(outer), sync=True) == [["b", "c"], "c"]
+    assert len(model.seen) == 3
+
+
+async def test_a_graph_inside_finds_its_own_checkpoints_after_calls_that_are_not_made_again() -> (
+    None
+):
+    calls: list[int] = []
+
+    def work(_: State) -> State:
+        calls.append(1)
+        return {"answer": "first" if len(calls) == 1 else interrupt("which?")}
+
+    builder = StateGraph(State)
+    builder.add_node("work", work)
+    builder.add_edge(START, "work")
+    chain = builder.compile() | (lambda state: state["answer"])
+    wrapped = with_recovery(
+        RunnableLambda(lambda text: {"question": text}) | chain,
+        asks_until("answer 3"),
+        interventions=["retry"],
+    )
+    assert await resumed(works(wrapped), sync=True) == [
+        ["first", "which?", "answer 2"],
+        "answer 2",
+    ]
+
+
+async def test_a_context_of_the_graph_around_still_reaches_the_recovery() -> None:
+    builder = StateGraph(State, context_schema=RecoveryContext)
+    wrapped = with_recovery(chat("a", "b", "c", repeat=True), asks_until("never"))
+    builder.add_node("work", lambda state: {"answer": wrapped.invoke(state["question"]).text})
+    builder.add_edge(START, "work")
+    graph = builder.compile(checkpointer=InMemorySaver())
+    context = RecoveryContext(max_attempts=2)
+    for value in ({"question": "?"}, Command(resume=0), Command(resume=0)):
+        state = graph.invoke(value, thread("a"), context=context)
+    assert state["answer"] == "a"
+
+
+def test_what_is_kept_of_interrupted_recoveries_is_bounded() -> None:
+    wrapped = with_recovery(chat("a", repeat=True), asks_until("yes"))
+    wrapped._pauses = Pauses(3)
+    graph = works(wrapped)
+    for name in "abcdef":
+        graph.invoke({"question": "?"}, thread(name))
+    assert len(wrapped._pauses) == 3
+    assert graph.invoke(Command(resume="yes"), thread("f"))["answer"] == "a"
+    assert len(wrapped._pauses) == 3
+
+
+def test_nothing_is_kept_where_nothing_is_interrupted() -> None:
+    wrapped = with_recovery(chat("41", "42", repeat=True), says_42)
+    works(wrapped).invoke({"question": "?"}, thread("a"))
+    wrapped.invoke("?")
+    assert len(wrapped._pauses) == 0
+
+
+async def test_a_cancelled_resumption_is_as_if_it_had_not_been() -> None:
+    begun = asyncio.Event()
+    calls: list[str] = []
+
+    async def step(question: str) -> str:
+        calls.append(question)
+        if len(calls) == 2:
+            begun.set()
+            await asyncio.sleep(60)
+        return f"try {len(calls)}"
+
+    wrapped = with_recovery(RunnableLambda(step), asks_until("yes"), interventions=["retry"])
+    graph = works(wrapped, sync=False)
+    await graph.ainvoke({"question": "?"}, thread("a"))
+    task = asyncio.create_task(graph.ainvoke(Command(resume="no"), thread("a")))
+    await asyncio.wait_for(begun.wait(), 30)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    state = await graph.ainvoke(Command(resume="no"), thread("a"))
+    assert [one.value for one in state["__interrupt__"]] == ["try 3"]
+    state = await graph.ainvoke(Command(resume="yes"), thread("a"))
+    assert (state["answer"], len(calls)) == ("try 3", 3)
 
 
 async def test_the_graph_around_streams_the_models_messages_and_the_recoverys_events() -> None:
