@@ -2,8 +2,9 @@
 langgraph.json, has `recover` solve a problem, and prints every update as it is streamed.
 
 Needs `pip install 'recov-graph[studio]'`, in a checkout `make studio` or `.venv/bin/pip install -e
-'.[studio]'`. To look at it in Studio, run `make studio` in the checkout. With a real model: RECOV_GRAPH_MODEL=openai:gpt-5-mini RECOV_GRAPH_VERIFIER=numeric
-OPENAI_API_KEY=... python examples/studio.py
+'.[studio]'`. To look at it in Studio, run `make studio` in the checkout. With a real model:
+RECOV_GRAPH_MODEL=openai:gpt-5-mini RECOV_GRAPH_VERIFIER=numeric OPENAI_API_KEY=... python
+examples/studio.py
 """
 
 import os

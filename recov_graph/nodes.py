@@ -353,6 +353,7 @@ class Nodes:
             reason, message = "budget_exhausted", None if state["attempts"] else str(error)
         changes: Changes = {"calls": calls, "error": message}
         ended = _with(state, **changes)
+        ended.pop("remaining_steps", None)  # LangGraph's own, and not for us to write
         # A chat is told what we have to say; what others raise may hold anything.
         said = str(error) if isinstance(error, RecovGraphError) else ""
         return {**ended, **self.finish(ended, reason, runtime, said)}

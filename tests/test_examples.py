@@ -129,7 +129,7 @@ def test_every_example_is_listed():
 @pytest.mark.parametrize("name", NAMES)
 def test_an_example_tells_its_story(name, ran):
     if name == "studio" and find_spec("langgraph_api") is None:
-        assert "pip install 'langgraph-cli[inmem]'" in ran(name)
+        assert "recov-graph[studio]" in ran(name)
         return
     assert_in_order(ran(name), TELLS[name])
 
