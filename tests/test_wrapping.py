@@ -953,7 +953,7 @@ async def test_a_person_judges_what_comes_back_and_no_call_is_made_again(
     assert asked == [f"reply {i}" for i in range(refused + 1)]
     assert answer == asked[-1]
     assert len(model.seen) == len(asked)
-    spent = sum(len(call.messages[0].text) + len(text) for call, text in zip(model.seen, asked))
+    spent = sum(len(call.text) for call in model.seen) + sum(map(len, asked))
     assert graph.get_state(thread("a")).values["log"] == [str(spent)]
 
 
@@ -1017,30 +1017,29 @@ async def test_a_node_that_is_interrupted_later_has_the_same_recovery_again() ->
 
 
 async def test_what_could_not_be_parsed_or_called_before_an_interrupt_is_so_again() -> None:
-    model = chat("not JSON", '"a"', RuntimeError("down"))
-    wrapped = with_recovery(
-        model | JsonOutputParser(), asks_until("no"), interventions=["retry"], name="w"
-    )
+    model = chat("not JSON", '"a"', RuntimeError("down"), '"never"')
+
+    def person(text: str) -> Verdict:
+        return Verdict("failed", score=0.5 if interrupt(text) else None)
+
+    first = with_recovery(model | JsonOutputParser(), person, router=InTurn("retry"))
     second = with_recovery(chat("b", "c"), asks_until("answer 2"))
 
     def node(state: State) -> State:
-        first = wrapped.recover(state["question"])
-        assert first.result["stop_reason"] == "model_error"
-        return {"answer": f"{first.output} {second.invoke(state['question']).text}"}
+        output, result = first.recover(state["question"])
+        assert (len(result["attempts"]), result["stop_reason"]) == (2, "model_error")
+        return {"answer": f"{output} {second.invoke(state['question']).text}"}
 
     assert await resumed(parent(node), sync=True) == [["a", "b"], "a b"]
     assert len(model.seen) == 3
 
 
-async def test_what_surely_cannot_be_parsed_is_raised_after_an_interrupt() -> None:
+async def test_why_it_could_not_be_parsed_is_raised_after_an_interrupt() -> None:
     chain = chat("not JSON", '"a"', repeat=True) | JsonOutputParser()
-    best = with_recovery(
-        chain,
-        lambda text: Verdict("failed", score=-1.0 if interrupt(text) else None),
-        budget=Budget(max_attempts=2),
-    )
+    wrapped = with_recovery(chain, asks_until("never"), budget=Budget(max_attempts=2))
+    graph = parent(lambda state: {"answer": wrapped.invoke(state["question"])})
     with pytest.raises(OutputParserException, match="not JSON"):
-        await resumed(parent(lambda state: {"answer": best.invoke(state["question"])}), sync=True)
+        await resumed(graph, sync=True)
 
 
 @pytest.mark.parametrize("sync", [True, False])
@@ -1118,6 +1117,19 @@ async def test_a_context_of_the_graph_around_still_reaches_the_recovery() -> Non
     for value in ({"question": "?"}, Command(resume=0), Command(resume=0)):
         state = graph.invoke(value, thread("a"), context=context)
     assert state["answer"] == "a"
+
+
+async def test_a_routers_chances_are_the_same_when_the_node_is_run_again() -> None:
+    class Noted(InTurn):
+        def decide(self, evidence: Any) -> Decision:
+            draws.setdefault(len(evidence.tried), set()).add(evidence.draw)
+            return super().decide(evidence)
+
+    draws: dict[int, set[float]] = {}
+    wrapped = with_recovery(chat("a", repeat=True), asks_until("answer 4"), router=Noted("retry"))
+    await resumed(works(wrapped), sync=True)
+    assert [len(drawn) for drawn in draws.values()] == [1, 1, 1]
+    assert len(set.union(*draws.values())) == 3
 
 
 def test_what_is_kept_of_interrupted_recoveries_is_bounded() -> None:
