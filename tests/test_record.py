@@ -36,6 +36,8 @@ from recov_graph.rollout import Rollout, Usage
 from recov_graph.store import TraceStore
 from recov_graph.tape import TapeProblem, read_tape, write_tape
 
+pytestmark = pytest.mark.slow  # about half a minute
+
 HOW = Settings(samples=4, attempts=3, temperature=0.6, max_new_tokens=160, seed=1)
 # A few that the pair solves and a few that it does not.
 PROBLEMS = bundled_problems()[100:106]

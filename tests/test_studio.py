@@ -362,7 +362,7 @@ async def test_what_is_wrong_is_said_and_the_server_lives_on(client):
         (EASY, {"max_attempts": "5"}, ["'max_attempts'", "valid integer, got '5'"]),
         (EASY, {"temperature": 0}, ["'temperature'", "greater than or equal to 0.001, got 0"]),
         (EASY, {"interventions": ["pray"]}, ["'retry'", "got 'pray'"]),
-        (EASY, {"interventions": []}, ["allows no intervention; name some of retry"]),
+        (EASY, {"policy": "nope"}, ["no policy is 'nope'"]),
     ]
 
     async def refused(given, context, expected):
