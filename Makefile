@@ -20,7 +20,7 @@ studio: $(VENV)/.installed-studio
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
 
-# Statistics that take long, every example, every page of the docs: about 2 minutes.
+# Statistics and recordings that take long, every example, every page of the docs: 3 minutes.
 slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow
 

@@ -25,6 +25,8 @@ from recov_graph.evaluate.stopping import outcome
 from recov_graph.interventions.base import Lengths
 from recov_graph.tape import Attempts, TapeProblem, shipped_tape, write_tape
 
+pytestmark = pytest.mark.slow
+
 SHARED_CSV = Path(__file__).parents[2] / "shared" / "data" / "failure_profiles_dev.csv"
 OPERATORS = ("retry", "sparse_steer", "dense_steer")
 BOTH = ("all", "steerable_hard")

@@ -29,6 +29,8 @@ from recov_graph.routing import Candidate, Decision, Evidence, RuleRouter, defau
 from recov_graph.scheduler import Pool, Scheduler, run_pooled
 from recov_graph.store import TraceStore
 
+pytestmark = pytest.mark.slow
+
 SAMPLES = 4
 Ended = list[tuple[Problem, dict[str, Any]]]
 
