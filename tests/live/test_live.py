@@ -301,7 +301,9 @@ async def test_the_whole_graph(live, tmp_path, figures):
     started = time.monotonic()
     results = [await asyncio.to_thread(graph.invoke, one) for one in asked[:16]]
     results += await asyncio.gather(*(graph.ainvoke(one) for one in asked[16:28]))
-    results += await graph.abatch(asked[28:], {"max_concurrency": CONCURRENCY})
+    results += await graph.abatch(
+        asked[28:], {"max_concurrency": CONCURRENCY, "recursion_limit": 100}
+    )
     seconds = time.monotonic() - started
     assert [one["error"] for one in results] == [None] * len(problems)
     reasons = {"solved", "out_of_reach", "budget_exhausted"}
