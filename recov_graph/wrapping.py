@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -31,6 +30,7 @@ from recov_graph.problem import Problem, as_problem
 from recov_graph.routing import Policy, Router
 from recov_graph.state import RecoveryOutput
 from recov_graph.store import TraceStore
+from recov_graph.threads import in_own_thread
 from recov_graph.verifiers import Verdict, Verifier, as_verifier
 from recov_graph.words import short, storable
 
@@ -231,17 +231,10 @@ class Recovering(Runnable[Any, Any]):
         loop = asyncio.get_running_loop()
         under_way = Invocation(value, self._problem(value), config, kwargs, loop)
         self._pauses.begin(under_way)
-        # A thread of its own: one of the event loop's pool would wait for calls that may need
-        # another of that pool, and enough of these at a time wait for ever.
-        with_thread = ThreadPoolExecutor(1, thread_name_prefix="recovery")
         try:
-            result = await loop.run_in_executor(
-                with_thread, under_way.context().run, self._run, under_way
-            )
+            return under_way, await in_own_thread(under_way.context(), self._run, under_way)
         finally:
             under_way.stop()
-            with_thread.shutdown(wait=False)
-        return under_way, result
 
     def _run(self, under_way: Invocation) -> RecoveryOutput:
         # The limit on steps is meant for the runnable; the budget is what ends the loop.

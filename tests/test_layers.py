@@ -21,6 +21,7 @@ LAYERS = (
     "errors",
     "words",
     "seeds",
+    "threads",
     "conversation",
     "problem",
     "rollout",

@@ -33,6 +33,7 @@ from recov_graph.models.chat import (
     innermost,
     limit_of,
     name_of,
+    scaled_limit,
     temperature_of,
     with_decoding,
 )
@@ -175,11 +176,7 @@ class AgentModel(SeenModel):
 
     def _limit(self, variation: Variation, own: int) -> int:
         """The longest completion: the model's own as far as nothing else was asked for."""
-        limit = own
-        if variation.max_tokens < self._max_tokens:
-            limit = min(own, variation.max_tokens)
-        elif own < UNLIMITED:
-            limit = math.ceil(own * variation.max_tokens / self._max_tokens)
+        limit = scaled_limit(own, variation.max_tokens, self._max_tokens)
         left = self.tokens_left()
         if math.isinf(left):
             return limit

@@ -9,7 +9,6 @@ import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +39,7 @@ from recov_graph.routing import Policy, Router
 from recov_graph.settings import Settings, as_settings, as_store
 from recov_graph.state import RecoveryState, new_recovery, new_recovery_id
 from recov_graph.store import TraceStore
+from recov_graph.threads import in_own_thread
 from recov_graph.verifiers import Verifier, as_verifier
 
 ATTEMPTS = 5
@@ -195,10 +195,8 @@ class RecoveryMiddleware(AgentMiddleware[RecoveryAgentState, Any, Any]):
         if not recovering["pending"]:
             started = time.monotonic()
             return noted(request, await handler(request), recovering, settings, started)
-        # Interventions are plain functions: one runs in a thread, its calls on the agent's loop. A
-        # thread of its own: in those of the loop, models and callbacks may be what it waits for.
+        # Interventions are plain functions: one runs in a thread, its calls on the agent's loop.
         loop = asyncio.get_running_loop()
-        thread = concurrent.futures.ThreadPoolExecutor(1, "recov-graph")
         calls: list[concurrent.futures.Future[ModelResponse[Any]]] = []
         cancelled = threading.Event()
 
@@ -212,18 +210,20 @@ class RecoveryMiddleware(AgentMiddleware[RecoveryAgentState, Any, Any]):
             return calls[-1].result()
 
         try:
-            return await loop.run_in_executor(
-                thread,
-                contextvars.copy_context().run,
-                partial(intervened, request, waiting, recovering, settings, self._pauses),
+            return await in_own_thread(
+                contextvars.copy_context(),
+                intervened,
+                request,
+                waiting,
+                recovering,
+                settings,
+                self._pauses,
             )
         except asyncio.CancelledError:
             cancelled.set()
             for call in calls:
                 call.cancel()
             raise
-        finally:
-            thread.shutdown(wait=False)
 
     @hook_config(can_jump_to=["model"])
     def after_agent(

@@ -137,6 +137,15 @@ def limit_of(chat: Chat) -> int:
     return next((one for one in given if isinstance(one, int) and one > 0), UNLIMITED)
 
 
+def scaled_limit(own: int, asked: int, usual: int) -> int:
+    """The longest completion of a chat model that was given `own`, where `asked` is in place of
+    the `usual`: no longer than is asked for, or as many times as long.
+    """
+    if asked < usual:
+        return min(own, asked)
+    return own if own >= UNLIMITED else math.ceil(own * asked / usual)
+
+
 def settled(chat: Chat) -> Chat:
     """The chat model with a temperature and a length that are bound to it as its own.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import secrets
 import threading
 from collections import OrderedDict
@@ -36,6 +35,7 @@ from recov_graph.models.chat import (
     innermost,
     limit_of,
     name_of,
+    scaled_limit,
     temperature_of,
     with_decoding,
 )
@@ -357,11 +357,8 @@ class WrappedRunnable(InnerModel):
         temperature = variation.temperature
         if temperature == self.temperature:
             temperature = temperature_of(chat)  # each its own, where there are several
-        limit = own = limit_of(chat)
-        if variation.max_tokens < self.max_tokens:
-            limit = min(own, variation.max_tokens)
-        elif own < UNLIMITED:
-            limit = math.ceil(own * variation.max_tokens / self.max_tokens)
+        own = limit_of(chat)
+        limit = scaled_limit(own, variation.max_tokens, self.max_tokens)
         return with_decoding(chat, temperature, UNLIMITED if limit == own else limit)
 
 
