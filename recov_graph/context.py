@@ -15,6 +15,7 @@ from recov_graph.signals import COLDEST, HOTTEST
 from recov_graph.words import short
 
 Count = Annotated[StrictInt, Field(gt=0, lt=MOST)]
+SEED_LIMIT = 2**63  # a seed has at most 63 bits
 STEPS = 5  # of LangGraph: one more attempt, and the end
 TOO_FEW_STEPS = (
     "the limit on LangGraph's steps leaves no further attempt: some ways of calling a graph, such "
@@ -64,7 +65,7 @@ class RecoveryContext(BaseModel):
         title="Ask before",
         description="Interventions that a person approves, at an interrupt, before they are paid.",
     )
-    seed: Annotated[StrictInt, Field(gt=-(2**63), lt=2**63)] | None = Field(
+    seed: Annotated[StrictInt, Field(gt=-SEED_LIMIT, lt=SEED_LIMIT)] | None = Field(
         None, title="Seed", description="Makes the run repeatable."
     )
 

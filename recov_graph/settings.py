@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recov_graph.budget import Budget
-from recov_graph.context import RecoveryContext
+from recov_graph.context import SEED_LIMIT, RecoveryContext
 from recov_graph.errors import InvalidInputError
 from recov_graph.interventions import Intervention, resolve
 from recov_graph.models.base import Capability
@@ -17,7 +17,6 @@ from recov_graph.routing import Policy, Router, as_router
 from recov_graph.signals import checked_temperature
 from recov_graph.store import TraceStore
 
-SEEDS = 2**63  # a seed has at most 63 bits
 LIMITS = ("max_attempts", "max_tokens", "max_seconds")
 
 
@@ -109,7 +108,7 @@ def as_settings(
     if not (budget is None or isinstance(budget, Budget)):
         raise InvalidInputError(f"budget is {budget!r}; it must be a Budget or None")
     whole = isinstance(seed, int) and not isinstance(seed, bool)
-    if seed is not None and not (whole and abs(seed) < SEEDS):
+    if seed is not None and not (whole and abs(seed) < SEED_LIMIT):
         raise InvalidInputError(
             f"seed is {seed!r}; it must be a whole number of at most 63 bits, or None"
         )

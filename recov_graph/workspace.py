@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
 
 from recov_graph.budget import Made
+from recov_graph.recent import Recent
 from recov_graph.rollout import Rollout
 from recov_graph.trace import Trace
 
@@ -33,20 +32,12 @@ class Workspace:
     """The arrays of the problems taken up last; an older one's may be gone when asked for."""
 
     def __init__(self, capacity: int = KEPT_PROBLEMS) -> None:
-        self._capacity = capacity
-        self._problems: OrderedDict[str, Arrays] = OrderedDict()
-        self._lock = threading.Lock()
+        self._problems: Recent[str, Arrays] = Recent(capacity)
 
     def of(self, recovery_id: str) -> Arrays:
         """The problem's arrays, empty where there are none."""
-        with self._lock:
-            arrays = self._problems.setdefault(recovery_id, Arrays())
-            self._problems.move_to_end(recovery_id)
-            while len(self._problems) > self._capacity:
-                self._problems.popitem(last=False)
-            return arrays
+        return self._problems.of(recovery_id, Arrays)
 
     def drop(self, recovery_id: str) -> None:
         """Forget a problem that has ended."""
-        with self._lock:
-            self._problems.pop(recovery_id, None)
+        self._problems.pop(recovery_id)

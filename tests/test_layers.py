@@ -22,6 +22,7 @@ LAYERS = (
     "words",
     "seeds",
     "threads",
+    "recent",
     "conversation",
     "problem",
     "rollout",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from typing import Any, NamedTuple, cast
 
 from langchain.agents.middleware import ExtendedModelResponse, ModelRequest, ModelResponse
@@ -25,6 +23,7 @@ from recov_graph.conversation import asked_by
 from recov_graph.intervening import carried_out
 from recov_graph.interventions import Failure
 from recov_graph.problem import Problem
+from recov_graph.recent import Recent
 from recov_graph.rollout import Rollout
 from recov_graph.seeds import call_seed
 from recov_graph.settings import Settings
@@ -44,20 +43,15 @@ class Pauses:
     """Interventions that ask a person, by recovery; the oldest may be gone when they go on."""
 
     def __init__(self) -> None:
-        self._paused: OrderedDict[str, Paused] = OrderedDict()
-        self._lock = threading.Lock()
+        self._paused: Recent[str, Paused] = Recent(MOST_PAUSED)
 
     def take(self, recovery_id: str) -> Paused:
         """What was kept, which it is no longer."""
-        with self._lock:
-            return self._paused.pop(recovery_id, None) or Paused({}, [])
+        return self._paused.pop(recovery_id) or Paused({}, [])
 
     def keep(self, recovery_id: str, paused: Paused) -> None:
         """Keep this until the intervention is run again."""
-        with self._lock:
-            self._paused[recovery_id] = paused
-            while len(self._paused) > MOST_PAUSED:
-                self._paused.popitem(last=False)
+        self._paused.put(recovery_id, paused)
 
 
 def under_way(request: ModelRequest[Any]) -> UnderWay | None:

@@ -25,6 +25,7 @@ from recov_graph.models.base import (
 )
 from recov_graph.models.black_box import BlackBox, Variation
 from recov_graph.rollout import FinishReason, Rollout, Usage
+from recov_graph.signals import COLDEST
 from recov_graph.words import short
 
 DEFAULT_TEMPERATURE = 1.0  # of the APIs, where a chat model leaves it to them
@@ -127,7 +128,7 @@ def temperature_of(chat: Chat) -> float:
     """The decoding temperature that a chat model was given, else that of the usual APIs."""
     given = getattr(innermost(chat), "temperature", None)
     # Those who are given 0 are greedy; below this a temperature is none to us.
-    return DEFAULT_TEMPERATURE if given is None else max(float(given), 0.001)
+    return DEFAULT_TEMPERATURE if given is None else max(float(given), COLDEST)
 
 
 def limit_of(chat: Chat) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextvars import Context, ContextVar, copy_context
@@ -47,6 +46,7 @@ from recov_graph.models.runnables import (
     varied,
 )
 from recov_graph.problem import Problem
+from recov_graph.recent import Recent
 from recov_graph.rollout import Rollout, Usage
 from recov_graph.seeds import SEEDS
 from recov_graph.words import storable
@@ -209,9 +209,8 @@ class Pauses:
     """
 
     def __init__(self, capacity: int = KEPT_PAUSES) -> None:
-        self._capacity = capacity
-        self._paused: OrderedDict[Key, Paused] = OrderedDict()
-        self._begun: OrderedDict[Key, int] = OrderedDict()
+        self._paused: Recent[Key, Paused] = Recent(capacity)
+        self._begun: Recent[Key, int] = Recent(COUNTED_NODES)
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -225,11 +224,10 @@ class Pauses:
         node, run = place
         recovery = (node, under_way.problem.id, under_way.problem.prompt)
         with self._lock:
-            number = self._begun.pop((recovery, run), 0)  # of equal ones in the node
-            self._begun[recovery, run] = number + 1
-            _trim(self._begun, COUNTED_NODES)
-            under_way.key = (recovery, number)
-            paused = self._paused.get(under_way.key)
+            number = self._begun.get((recovery, run)) or 0  # of equal ones in the node
+            self._begun.put((recovery, run), number + 1)
+        under_way.key = (recovery, number)
+        paused = self._paused.get(under_way.key)
         under_way.paused = paused is not None
         under_way.seed = secrets.randbelow(SEEDS)
         if paused is not None:
@@ -243,15 +241,7 @@ class Pauses:
         """
         if under_way.key is None or not under_way.paused or under_way.stopped:
             return
-        with self._lock:
-            self._paused[under_way.key] = Paused(under_way.seed, tuple(under_way.calls))
-            self._paused.move_to_end(under_way.key)
-            _trim(self._paused, self._capacity)
-
-
-def _trim(kept: OrderedDict[Key, Any], most: int) -> None:
-    while len(kept) > most:
-        kept.popitem(last=False)
+        self._paused.put(under_way.key, Paused(under_way.seed, tuple(under_way.calls)))
 
 
 def _place() -> tuple[Key, Key] | None:

@@ -27,7 +27,8 @@ from recov_graph.models.openai.replies import (
     text_of,
     top_k,
 )
-from recov_graph.models.openai.wire import Recent, Wire, gathered
+from recov_graph.models.openai.wire import REMEMBERED, Wire, gathered
+from recov_graph.recent import Recent
 from recov_graph.rollout import Rollout, Usage
 from recov_graph.words import short
 
@@ -41,7 +42,7 @@ class MessageWire(Wire):
         self, specialist: Endpoint, ancestor: Endpoint | None, access: Access, k: int
     ) -> None:
         super().__init__(specialist, ancestor, access, k)
-        self._texts: Recent[str] = Recent()
+        self._texts: Recent[str, str] = Recent(REMEMBERED)
         self._spelling: dict[int, str] = dict(access.vocabulary)
 
     def sample(

@@ -24,7 +24,8 @@ from recov_graph.models.openai.replies import (
     text_of,
     top_k,
 )
-from recov_graph.models.openai.wire import Recent, Wire, estimated_length, gathered
+from recov_graph.models.openai.wire import REMEMBERED, Wire, estimated_length, gathered
+from recov_graph.recent import Recent
 from recov_graph.rollout import Rollout, Usage
 from recov_graph.words import short
 
@@ -37,8 +38,8 @@ class TokenWire(Wire):
     ) -> None:
         super().__init__(specialist, ancestor, access, k)
         self._context = access.context
-        self._prompts: Recent[list[int]] = Recent()
-        self._texts: Recent[str] = Recent()
+        self._prompts: Recent[str, list[int]] = Recent(REMEMBERED)
+        self._texts: Recent[str, str] = Recent(REMEMBERED)
 
     def sample(
         self,

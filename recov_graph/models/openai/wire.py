@@ -3,50 +3,27 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol
 
 from recov_graph.errors import ModelError
 from recov_graph.models.base import Generation, Ids, Role, Scores
 from recov_graph.models.openai.access import Access
 from recov_graph.models.openai.endpoint import Endpoint, Request, Work
 from recov_graph.models.openai.replies import finish_of, spent
+from recov_graph.recent import Recent
 from recov_graph.rollout import Rollout, Usage
 
 REMEMBERED = 4096
 UNKNOWN_END = -1
 CHARACTERS_PER_TOKEN = 4  # of English
 TEMPLATE = 8  # tokens that a chat template adds, about
-Value = TypeVar("Value")
 
 
 def estimated_length(text: str) -> int:
     """About how many tokens a prompt has that no server has counted yet, rather too many."""
     plain = sum(character.isascii() for character in text)
     return plain // CHARACTERS_PER_TOKEN + len(text) - plain + TEMPLATE
-
-
-class Recent(Generic[Value]):
-    """The values of the prompts that were used last."""
-
-    def __init__(self, capacity: int = REMEMBERED) -> None:
-        self._values: OrderedDict[str, Value] = OrderedDict()
-        self._capacity = capacity
-
-    def get(self, key: str) -> Value | None:
-        """The value, or None."""
-        return self._values.get(key)
-
-    def put(self, key: str, value: Value) -> Value:
-        """Remember it, and forget the oldest."""
-        self._values[key] = value
-        while len(self._values) > self._capacity:
-            try:
-                self._values.popitem(last=False)
-            except KeyError:  # another thread was faster
-                break
-        return value
 
 
 MAX_TOKENS = 1024  # prose, where the user sets no limit and the server would set a low one
@@ -78,7 +55,7 @@ class Wire(ABC):
         self.ends: set[int] = set()
         self.end_token = UNKNOWN_END
         self.several, self.alone = True, False
-        self._lengths: Recent[int] = Recent()
+        self._lengths: Recent[str, int] = Recent(REMEMBERED)
 
     @abstractmethod
     def sample(
