@@ -12,6 +12,7 @@ from recov_graph.baseline import RetryAlone, retry_alone
 from recov_graph.graph import CompiledGraph
 from recov_graph.models.base import Model
 from recov_graph.problem import Problem
+from recov_graph.store import TraceStore
 from recov_graph.verifiers import Verifier
 
 UNROUTED = "not routed"  # failures that the budget left no attempt for
@@ -67,6 +68,23 @@ def compare_with_retry(batch: Batch, model: Model, verifier: Verifier, **setting
         [problem for problem, _ in batch.failed],
         tokens=sum(recovery_tokens(output) for _, output in batch.failed),
         **settings,
+    )
+
+
+def keep_retries(batch: Batch, store: TraceStore) -> None:
+    """Store what retry alone did, beside the problems it was measured on."""
+    if batch.retry is None:
+        return
+    store.write(
+        retries=[
+            {
+                "id": output["attempts"][0]["id"].rpartition("/")[0],
+                "rescued": int(batch.retry[problem.id].rescued),
+                "attempts": batch.retry[problem.id].attempts,
+                "tokens": batch.retry[problem.id].tokens,
+            }
+            for problem, output in batch.failed
+        ]
     )
 
 

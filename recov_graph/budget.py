@@ -21,6 +21,7 @@ from recov_graph.models.base import (
     Scores,
     Session,
     overhead_of,
+    pieces_of,
 )
 from recov_graph.rollout import FinishReason, TopK, Usage
 
@@ -289,6 +290,10 @@ class MeteredModel:
     def decode(self, tokens: Sequence[int] | Ids) -> str:
         """As `Model.decode`."""
         return self._model.decode(tokens)
+
+    def spell(self, tokens: Sequence[int] | Ids) -> tuple[str, ...] | None:
+        """As `pieces_of` the model."""
+        return pieces_of(self._model, tokens)
 
     def prompt_length(self, prompt: str) -> int:
         """As `Model.prompt_length`."""

@@ -88,6 +88,8 @@ class Rollout:
         specialist: top-K of the specialist at each of the L positions, where it was recorded.
         ancestor: top-K of the ancestor at the same positions, where it was scored.
         written: tokens written, where the ids of not all of them are known.
+        pieces: the text of each of the L tokens, where known. Joined they need not be `text`: a
+            character may span tokens, and special tokens have none.
     """
 
     text: str
@@ -96,6 +98,7 @@ class Rollout:
     specialist: TopK | None = None
     ancestor: TopK | None = None
     written: int | None = None
+    pieces: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.token_ids) if self.written is None else self.written

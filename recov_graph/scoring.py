@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from recov_graph.errors import NotScorableError
-from recov_graph.models.base import Model, Role
+from recov_graph.models.base import Model, Role, pieces_of
 from recov_graph.rollout import Rollout
 
 Distinct = dict[tuple[int, ...], Rollout]  # by their tokens
@@ -31,6 +31,11 @@ def scored_rollouts(
     if any(rollout.specialist is None for rollout in scored.values()):
         scored = _scored(model, prompt, scored, "specialist")
     scored = _scored(model, prompt, scored, "ancestor")
+    # Whoever has scored a rollout has been told what its tokens are.
+    scored = {
+        key: replace(rollout, pieces=pieces_of(model, rollout.token_ids))
+        for key, rollout in scored.items()
+    }
     keys = {name: tuple(rollout.token_ids.tolist()) for name, rollout in rollouts.items()}
     return {name: scored[key] for name, key in keys.items() if key in scored}
 

@@ -88,7 +88,7 @@ CREATE TABLE "token_arrays" (
    "taken" BLOB,
    "specialist" BLOB,
    "ancestor" BLOB
-) STRICT;
+, "pieces" TEXT) STRICT;
 CREATE TABLE "features" (
    "id" TEXT PRIMARY KEY NOT NULL REFERENCES "rollouts"("id"),
    "junction" INTEGER NOT NULL,
@@ -162,4 +162,10 @@ CREATE TABLE "rollout_features" (
    "truncated" REAL NOT NULL,
    "length" REAL NOT NULL,
    "feature_version" INTEGER NOT NULL
+) STRICT;
+CREATE TABLE "retries" (
+   "id" TEXT PRIMARY KEY NOT NULL REFERENCES "problems"("id"),
+   "rescued" INTEGER NOT NULL,
+   "attempts" INTEGER NOT NULL,
+   "tokens" INTEGER NOT NULL
 ) STRICT;

@@ -58,6 +58,7 @@ LAYERS = (
     "wrapping",
     "baseline",
     "batch",
+    "surveying",
     "scheduler",
     "tape",
     "record",

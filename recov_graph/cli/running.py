@@ -87,8 +87,9 @@ def demo(problems: int, seed: int, db: Path | None, store_text: str, json_out: s
 @click.option(
     "--baseline/--no-baseline",
     default=None,
-    help="Measure what retry alone does with the same tokens; default: for 'embedded' only, since "
-    "it costs as much again.",
+    help="Measure what retry alone does with the same tokens, and features that the router did "
+    "without where the model runs on the spot; default: for 'embedded' only, since it costs as "
+    "much again.",
 )
 @interventions_option
 @click.option("--escalate", help="Also offer a stronger model, as 'openai:NAME'.")
@@ -189,13 +190,14 @@ def _run_batch(
     pool: Pool | None = None,
     source: Path | None = None,
 ) -> None:
-    from recov_graph.batch import compare_with_retry, run_batch, summary
+    from recov_graph.batch import compare_with_retry, keep_retries, run_batch, summary
     from recov_graph.budget import Budget
     from recov_graph.console import plain, print_summary, progress
     from recov_graph.graph import MAX_NEW_TOKENS, SAMPLES, TEMPERATURE, build_recovery_graph
     from recov_graph.models import as_model
     from recov_graph.scheduler import run_pooled
     from recov_graph.store import TraceStore, default_path
+    from recov_graph.surveying import survey
     from recov_graph.verifiers import as_verifier
     from recov_graph.workspace import KEPT_PROBLEMS
 
@@ -230,6 +232,8 @@ def _run_batch(
                 batch = run_pooled(graph, problems, first, pool, advance, max_tokens=each)
         if baseline:
             compare_with_retry(batch, pair, judge, draw=8, **settings)
+            keep_retries(batch, store)
+            survey(batch, pair, store, temperature=settings["temperature"])
         figures = {**summary(batch), "db": store.path}
     if json_out == "-":
         click.echo(json.dumps(figures, indent=2))

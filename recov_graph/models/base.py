@@ -82,6 +82,16 @@ def overhead_of(model: Model) -> Overhead:
     return told if isinstance(told, Overhead) else Overhead()
 
 
+def pieces_of(model: Model, tokens: Sequence[int] | Ids) -> tuple[str, ...] | None:
+    """The text of each token, where the model knows all of them without asking a server.
+
+    A model that may know them has a method ``spell(tokens)`` that gives them, or None.
+    """
+    spell = getattr(model, "spell", None)
+    pieces = None if spell is None else spell(tokens)
+    return None if pieces is None else tuple(pieces)
+
+
 def ends_text(model: Model, token: int) -> bool:
     """Whether a token ends a text; a model may have others than `end_token`, in `end_tokens`."""
     return token == model.end_token or token in getattr(model, "end_tokens", ())

@@ -138,7 +138,11 @@ class EmbeddedPair:
 
     def decode(self, tokens: Sequence[int] | Ids) -> str:
         """The text of a completion's tokens; special tokens have none."""
-        return "".join(self._characters.get(int(token), "") for token in tokens)
+        return "".join(self.spell(tokens))
+
+    def spell(self, tokens: Sequence[int] | Ids) -> list[str]:
+        """The character of each token; special tokens have none."""
+        return [self._characters.get(int(token), "") for token in tokens]
 
     def encode(self, text: str) -> Ids:
         """The token ids of a text, one a character, without a begin-of-text token.

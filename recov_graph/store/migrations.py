@@ -274,3 +274,16 @@ def m003_rollout_features(db: Database) -> None:
         },
         references=(("id", "problems"),),
     )
+
+
+@migrations()
+def m004_pictures(db: Database) -> None:
+    # The text of each token, where the model told it: token ids alone cannot be shown.
+    db.table("token_arrays").add_column("pieces", str)
+    # What retry alone did for a failed problem, where a run measured it beside its own loop.
+    _create(
+        db,
+        "retries",
+        {"id": str, "rescued": int, "attempts": int, "tokens": int},
+        references=(("id", "problems"),),
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import secrets
 import sqlite3
 import threading
@@ -204,6 +205,7 @@ class TraceStore:
             "length": len(rollout),
             "signals": pack(np.asarray(trace.signals, np.float32)),
             "taken": pack(rollout.token_ids) if full else None,
+            "pieces": json.dumps(rollout.pieces) if full and rollout.pieces is not None else None,
             "specialist": pack_topk(rollout.specialist) if full else None,
             "ancestor": pack_topk(rollout.ancestor) if full else None,
         }
@@ -224,6 +226,7 @@ class TraceStore:
             finish_reason=row["finish_reason"],
             specialist=unpack_topk(row["specialist"]),
             ancestor=unpack_topk(row["ancestor"]),
+            pieces=None if row["pieces"] is None else tuple(json.loads(row["pieces"])),
         )
         signals = TokenSignals(*unpack(row["signals"])[0].astype(np.float64))
         return Trace(rollout, signals, TraceFeatures(*(row[n] for n in TraceFeatures._fields)))

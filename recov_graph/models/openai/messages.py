@@ -43,7 +43,7 @@ class MessageWire(Wire):
     ) -> None:
         super().__init__(specialist, ancestor, access, k)
         self._texts: Recent[str, str] = Recent(REMEMBERED)
-        self._spelling: dict[int, str] = dict(access.vocabulary)
+        self.spelling.update(access.vocabulary)
 
     def sample(
         self,
@@ -132,7 +132,7 @@ class MessageWire(Wire):
                 f"the {role} cuts the completion into other tokens than the specialist wrote; "
                 "token signals need the same tokenizer"
             )
-        self._spelling.update(decoded(reply))
+        self.spelling.update(decoded(reply))
         return prompt_lists(reply, tokens, len(ids))
 
     def decode(self, tokens: Ids) -> str:
@@ -142,7 +142,7 @@ class MessageWire(Wire):
             return known
         try:
             return "".join(
-                self._spelling[int(token)] for token in tokens if int(token) not in self.ends
+                self.spelling[int(token)] for token in tokens if int(token) not in self.ends
             )
         except KeyError as error:
             raise InvalidInputError(

@@ -44,8 +44,7 @@ class OpenAIModel:
     What can be done with it depends on the server, and is found out in at most five small calls
     when first needed (see `recov-graph doctor`), or declared. Thread-safe.
 
-    Rate limits and server errors are retried by the client of the chat model alone, as its
-    `max_retries` says.
+    Rate limits and server errors are retried by the chat model's client alone (`max_retries`).
 
     Args:
         specialist: a `ChatOpenAI`, one with tools or other parameters bound (which is then used by
@@ -304,6 +303,10 @@ class OpenAIModel:
     def decode(self, tokens: Sequence[int] | Ids) -> str:
         """The text of a completion's tokens, the end-of-text token left out."""
         return storable(self._reached().decode(np.asarray(tokens, np.int32)))
+
+    def spell(self, tokens: Sequence[int] | Ids) -> list[str] | None:
+        """The text of each token; None where replies have not told all of them."""
+        return self._reached().spell(tokens)
 
     def prompt_length(self, prompt: str) -> int:
         """Tokens of the prompt: exact by token ids, else as last counted, else estimated."""

@@ -32,11 +32,15 @@ from recov_graph.words import short
 
 
 class Spelling:
-    """Ids for tokens of which only the text is known: the same text has the same id anywhere."""
+    """Ids for tokens of which only the text is known: the same text has the same id anywhere.
 
-    def __init__(self) -> None:
+    Args:
+        texts: where the text of each id is kept.
+    """
+
+    def __init__(self, texts: dict[int, str]) -> None:
         self._ids: dict[str, int] = {}
-        self._texts: dict[int, str] = {}
+        self._texts = texts
 
     def id_of(self, text: str) -> int:
         """The id of a token."""
@@ -71,7 +75,7 @@ class TextWire(Wire):
         self, specialist: Endpoint, ancestor: Endpoint | None, access: Access, k: int
     ) -> None:
         super().__init__(specialist, ancestor, access, k)
-        self._spelling = Spelling()
+        self._spelling = Spelling(self.spelling)
 
     def sample(
         self,

@@ -17,6 +17,7 @@ from recov_graph.models.openai.access import Access
 from recov_graph.models.openai.endpoint import Endpoint, Request, Work, run
 from recov_graph.models.openai.replies import (
     choices,
+    decoded,
     finish_of,
     ids_of,
     prompt_lists,
@@ -99,6 +100,8 @@ class TokenWire(Wire):
                 raise ModelReplyError(
                     f"the reply has {len(found)} choices for {len(prompts)} prompts"
                 )
+            for choice in found:
+                self.spelling.update(decoded(choice))
             lists = [
                 prompt_lists(choice, tokens, len(prompts[i]))
                 for i, (choice, tokens) in enumerate(zip(found, completions, strict=True))

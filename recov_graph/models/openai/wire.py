@@ -13,6 +13,7 @@ from recov_graph.models.openai.endpoint import Endpoint, Request, Work
 from recov_graph.models.openai.replies import finish_of, spent
 from recov_graph.recent import Recent
 from recov_graph.rollout import Rollout, Usage
+from recov_graph.words import storable
 
 REMEMBERED = 4096
 UNKNOWN_END = -1
@@ -44,6 +45,7 @@ class Wire(ABC):
         several: whether the server gives several choices at once where asked.
         alone: whether it refuses to be asked for several.
         longest: the longest completion where the user sets no limit.
+        spelling: token to text, as far as replies have told.
     """
 
     longest = MAX_TOKENS
@@ -55,6 +57,7 @@ class Wire(ABC):
         self.ends: set[int] = set()
         self.end_token = UNKNOWN_END
         self.several, self.alone = True, False
+        self.spelling: dict[int, str] = {}
         self._lengths: Recent[str, int] = Recent(REMEMBERED)
 
     @abstractmethod
@@ -77,6 +80,11 @@ class Wire(ABC):
     @abstractmethod
     def decode(self, tokens: Ids) -> str:
         """As `Model.decode`."""
+
+    def spell(self, tokens: Sequence[int] | Ids) -> list[str] | None:
+        """The text of each token; None where replies have not told all of them."""
+        texts = [self.spelling.get(int(token)) for token in tokens]
+        return None if None in texts else [storable(text or "") for text in texts]
 
     def prompt_length(self, prompt: str) -> int:
         """Tokens as the server counted them last, else about as many."""
