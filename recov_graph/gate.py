@@ -121,29 +121,40 @@ def judge_recorded(
 
 def expected(router: Router, bench: Bench, row: int) -> tuple[float, float]:
     """(probability of a rescue, tokens) that a policy comes to on a recorded problem."""
+    tokens, alive, scoring = 0.0, 1.0, float(bench.scoring[row])
+    price = bench.costs if bench.tokens is None else bench.tokens.mean(axis=2)
+    for index, measures in followed(router, bench, row):
+        tokens += alive * measures * scoring
+        if index is not None:
+            tokens += alive * float(price[row, index])
+            alive *= 1.0 - float(bench.rates[row, index])
+    return 1.0 - alive, tokens
+
+
+def followed(router: Router, bench: Bench, row: int) -> Iterator[tuple[int | None, bool]]:
+    """A policy's attempts at a recorded problem while all fail, and where it stops.
+
+    Each is the operator's index, None for the stop, and whether the features are measured for it.
+    """
     measured = not bench.scoring[row]
     evidence = bench.evidence(row, attempts_left=HORIZON, tokens_left=math.inf, measured=measured)
-    tokens, alive, scoring = 0.0, 1.0, float(bench.scoring[row])
-    if not measured and wants_features(router, evidence):
+    measures = not measured and wants_features(router, evidence)
+    if measures:
         evidence = bench.measured(evidence, row)
-        tokens += scoring
-    price = bench.costs if bench.tokens is None else bench.tokens.mean(axis=2)
     while evidence.attempts_left:
         decided = router.decide(replace(evidence, draw=1.0))
         if decided.operator is None:
-            break
-        index = bench.operators.index(decided.operator)
+            yield None, measures
+            return
         if evidence.once.get(decided.operator, 0):
-            evidence = bench.measured(evidence, row)
-            tokens += alive * scoring
-        tokens += alive * float(price[row, index])
-        alive *= 1.0 - float(bench.rates[row, index])
+            evidence, measures = bench.measured(evidence, row), True
+        yield bench.operators.index(decided.operator), measures
+        measures = False
         evidence = replace(
             evidence,
             tried=[*evidence.tried, decided.operator],
             attempts_left=evidence.attempts_left - 1,
         )
-    return 1.0 - alive, tokens
 
 
 def judge_policy(

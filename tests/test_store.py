@@ -190,7 +190,9 @@ def test_rows_with_different_columns_lose_none(filled: TraceStore) -> None:
 
 
 def test_every_table_of_ours_is_strict(store: TraceStore) -> None:
-    tables = store.query("SELECT name, strict FROM pragma_table_list WHERE schema = 'main'")
+    tables = store.query(
+        "SELECT name, strict FROM pragma_table_list WHERE schema = 'main' AND type = 'table'"
+    )
     ours = {row["name"]: row["strict"] for row in tables if not row["name"].startswith("sqlite_")}
     ours.pop("_sqlite_migrations")  # kept by sqlite-utils
     assert len(ours) >= 10

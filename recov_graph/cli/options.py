@@ -22,6 +22,12 @@ json_option = click.option(
 seed_option = click.option(
     "--seed", type=click.IntRange(-(2**63), 2**63 - 1), default=0, show_default=True
 )
+plain_option = click.option(
+    "--plain",
+    "bare",
+    is_flag=True,
+    help="One fact a line, as name=value in ASCII: for logs. No colours, no bar, no tables.",
+)
 store_text_option = click.option(
     "--store-text",
     type=click.Choice(["full", "hash", "none"]),
@@ -154,3 +160,26 @@ def chosen_interventions(
     stronger = chosen_model(escalate, escalate_base_url, None, None)
     others = resolve(chosen, model.capabilities).values()
     return [*others, Escalate(stronger, price=escalate_price)]
+
+
+policy_option = click.option(
+    "--policy",
+    metavar="REF",
+    help="What failures are compared with: a policy's file, hash or name, or 'shipped'; default: "
+    "the active policy.",
+)
+
+
+def existing_store(db: Path | None) -> Path:
+    """The trace store that is meant, where there is one.
+
+    Raises:
+        StoreError: there is none.
+    """
+    from recov_graph.errors import StoreError
+    from recov_graph.store import default_path
+
+    path = db or default_path()
+    if not path.is_file():
+        raise StoreError(f"no trace store at {path}; run `recov-graph demo` first or name one")
+    return path

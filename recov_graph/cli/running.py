@@ -19,6 +19,7 @@ from recov_graph.cli.options import (
     json_option,
     model_options,
     number,
+    plain_option,
     problems_argument,
     seed_option,
     store_text_option,
@@ -43,7 +44,10 @@ if TYPE_CHECKING:
 @db_option
 @store_text_option
 @json_option
-def demo(problems: int, seed: int, db: Path | None, store_text: str, json_out: str | None) -> None:
+@plain_option
+def demo(
+    problems: int, seed: int, db: Path | None, store_text: str, json_out: str | None, bare: bool
+) -> None:
     """Run the bundled problems on the embedded pair; needs no key and no network."""
     from recov_graph.models.embedded import bundled_problems
 
@@ -60,6 +64,7 @@ def demo(problems: int, seed: int, db: Path | None, store_text: str, json_out: s
         db=db,
         store_text=store_text,
         json_out=json_out,
+        bare=bare,
         limits={},
         baseline=True,
     )
@@ -106,6 +111,7 @@ def demo(problems: int, seed: int, db: Path | None, store_text: str, json_out: s
 @db_option
 @store_text_option
 @json_option
+@plain_option
 def run(
     problems: Path,
     verifier: str,
@@ -132,6 +138,7 @@ def run(
     db: Path | None,
     store_text: str,
     json_out: str | None,
+    bare: bool,
 ) -> None:
     """Run the problems of a file, one JSON object a line with prompt, answer, id and task."""
     from recov_graph.problem import read_problems
@@ -160,6 +167,7 @@ def run(
         db=db,
         store_text=store_text,
         json_out=json_out,
+        bare=bare,
         limits={
             "max_attempts": max_attempts,
             "max_tokens": max_tokens,
@@ -180,6 +188,7 @@ def _run_batch(
     db: Path | None,
     store_text: Any,
     json_out: str | None,
+    bare: bool,
     limits: dict[str, Any],
     baseline: bool,
     model: Model | str = "embedded",
@@ -192,7 +201,7 @@ def _run_batch(
 ) -> None:
     from recov_graph.batch import compare_with_retry, keep_retries, run_batch, summary
     from recov_graph.budget import Budget
-    from recov_graph.console import plain, print_summary, progress
+    from recov_graph.console import plain, print_next, print_summary, progress
     from recov_graph.graph import MAX_NEW_TOKENS, SAMPLES, TEMPERATURE, build_recovery_graph
     from recov_graph.models import as_model
     from recov_graph.scheduler import run_pooled
@@ -224,7 +233,7 @@ def _run_batch(
             open_problems=KEPT_PROBLEMS if pool is None else max(KEPT_PROBLEMS, len(problems)),
             **settings,
         )
-        with progress(len(problems)) as advance:
+        with progress(len(problems), bare=bare) as advance:
             if pool is None:
                 batch = run_batch(graph.compile(), problems, advance)
             else:
@@ -238,7 +247,9 @@ def _run_batch(
     if json_out == "-":
         click.echo(json.dumps(figures, indent=2))
     else:
-        print_summary(figures)
+        print_summary(figures, bare=bare)
+        if store_text != "none":  # nothing is found by its id there
+            print_next(batch.results, db, bare=bare)
         if json_out is not None:
             Path(json_out).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     errors = [out["error"] for _, out in batch.results if out["error"]]

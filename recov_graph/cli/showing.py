@@ -7,27 +7,33 @@ from typing import Any
 
 import click
 
-from recov_graph.cli.options import db_option
+from recov_graph.cli.options import db_option, plain_option
 
 
 @click.command()
 @click.argument("run_id", metavar="[RUN]", required=False)
-@click.option("--problem", help="A problem's id: show its decisions and attempts.")
+@click.option("--problem", help="A problem's id: show its decisions, attempts and tokens.")
+@click.option("--runs", is_flag=True, help="List all runs.")
 @db_option
-def show(run_id: str | None, problem: str | None, db: Path | None) -> None:
-    """Show a stored run, by default the latest, or one problem of it."""
-    from recov_graph.console import print_problem, print_run
+@plain_option
+def show(run_id: str | None, problem: str | None, runs: bool, db: Path | None, bare: bool) -> None:
+    """Show a stored run, by default the latest, or one problem of it, or all runs."""
+    from recov_graph.console import print_problem, print_run, print_runs
     from recov_graph.errors import StoreError
     from recov_graph.store import TraceStore, default_path
 
+    if runs and (run_id is not None or problem is not None):
+        raise click.BadParameter("lists all runs; name no run or problem", param_hint="--runs")
     path = db or default_path()
     if not path.is_file():
         raise StoreError(f"no trace store at {path}; run `recov-graph demo` first or name one")
     with TraceStore(path) as store:
-        if problem is None:
-            print_run(store, run_id)
+        if runs:
+            print_runs(store, bare=bare)
+        elif problem is None:
+            print_run(store, run_id, bare=bare)
         else:
-            print_problem(store, run_id, problem)
+            print_problem(store, run_id, problem, bare=bare)
 
 
 @click.command()

@@ -105,14 +105,18 @@ def score(
     if bench.passed is None:
         return _exact(bench, plan, budgets)
     runs = carried_out(bench, plan, rng, half)
-    spent = np.cumsum(runs.cost, axis=2)
-    first = first_pass(runs.passed)
+    return score_of(runs.passed, runs.cost, [budget * bench.unit for budget in budgets])
+
+
+def score_of(passed: NDArray[np.bool_], cost: Floats, limits: Sequence[float]) -> Score:
+    """The score of attempts that were carried out, bool and float [S, N, L], within limits."""
+    spent = np.cumsum(cost, axis=2)
+    first = first_pass(passed)
     at = np.minimum(first, spent.shape[2] - 1)[:, :, None]
     until = np.take_along_axis(spent, at, axis=2)[:, :, 0]
     solved = first < spent.shape[2]
     rescue, cost = [], []
-    for budget in budgets:
-        limit = budget * bench.unit
+    for limit in limits:
         rescue.append((solved & (until <= limit)).mean(axis=0))
         cost.append(np.minimum(until, limit).mean(axis=0))
     return Score(np.stack(rescue, axis=1), np.stack(cost, axis=1))

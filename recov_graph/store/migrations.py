@@ -6,6 +6,8 @@ from typing import Any
 
 from sqlite_utils import Database, Migrations
 
+from recov_graph.store.views import make_views
+
 migrations = Migrations("recov_graph")
 
 
@@ -287,3 +289,9 @@ def m004_pictures(db: Database) -> None:
         {"id": str, "rescued": int, "attempts": int, "tokens": int},
         references=(("id", "problems"),),
     )
+
+
+@migrations()
+def m005_views(db: Database) -> None:
+    # Flat tables to explore by; a later step that changes one makes all of them anew.
+    make_views(db)

@@ -246,7 +246,7 @@ class TraceStore:
     def run_problem(self, run_id: str, key: str) -> Row | None:
         """One problem of a run by the user's own id of it."""
         rows = self.query(
-            f"{PROBLEMS} WHERE run_id = ? AND key IN (?, ?)", [run_id, key, self._hash(key)]
+            f"{PROBLEMS} WHERE run_id = ? AND key IN (?, ?)", [run_id, *self.keys(key)]
         )
         return rows[0] if rows else None
 
@@ -285,6 +285,10 @@ class TraceStore:
     def key(self, value: str) -> str:
         """A user's own id as the `key` column holds it: itself, or its salted hash."""
         return value if self.store_text == "full" else self._hash(value, self._key_salt)
+
+    def keys(self, value: str) -> tuple[str, str]:
+        """What a user's own id may be held as, whatever was kept when it was stored."""
+        return value, self._hash(value)
 
     def _redacted(self, table: str, row: Mapping[str, Any]) -> Row:
         kept = dict(row)
