@@ -67,8 +67,11 @@ LAYERS = (
     "stored",
     "gate",
     "refit",
+    "exporting",
     "topk_file",
     "studio",
+    "strips",
+    "report",
     "console",
     "cli",
 )

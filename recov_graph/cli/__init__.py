@@ -9,12 +9,16 @@ import click
 
 from recov_graph.cli.bring import import_
 from recov_graph.cli.doctoring import doctor
+from recov_graph.cli.exporting import export
 from recov_graph.cli.learn import evaluate
+from recov_graph.cli.plotting import plot
 from recov_graph.cli.policy import policy
 from recov_graph.cli.recording import record
 from recov_graph.cli.refitting import refit
+from recov_graph.cli.reporting import report
 from recov_graph.cli.running import demo, run
 from recov_graph.cli.showing import features, show
+from recov_graph.cli.watching import watch
 from recov_graph.errors import RecovGraphError
 from recov_graph.version import __version__
 
@@ -25,7 +29,22 @@ def cli() -> None:
     """Route failed LLM attempts to the intervention that can rescue them, or stop."""
 
 
-for _command in (demo, run, doctor, show, features, record, evaluate, refit, policy, import_):
+for _command in (
+    demo,
+    run,
+    doctor,
+    show,
+    watch,
+    report,
+    plot,
+    export,
+    features,
+    record,
+    evaluate,
+    refit,
+    policy,
+    import_,
+):
     cli.add_command(_command)
 
 

@@ -115,11 +115,9 @@ def score_of(passed: NDArray[np.bool_], cost: Floats, limits: Sequence[float]) -
     at = np.minimum(first, spent.shape[2] - 1)[:, :, None]
     until = np.take_along_axis(spent, at, axis=2)[:, :, 0]
     solved = first < spent.shape[2]
-    rescue, cost = [], []
-    for limit in limits:
-        rescue.append((solved & (until <= limit)).mean(axis=0))
-        cost.append(np.minimum(until, limit).mean(axis=0))
-    return Score(np.stack(rescue, axis=1), np.stack(cost, axis=1))
+    rescue = [(solved & (until <= limit)).mean(axis=0) for limit in limits]
+    paid = [np.minimum(until, limit).mean(axis=0) for limit in limits]
+    return Score(np.stack(rescue, axis=1), np.stack(paid, axis=1))
 
 
 def _exact(bench: Bench, plan: Plan, budgets: Sequence[float]) -> Score:

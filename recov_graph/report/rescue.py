@@ -1,0 +1,49 @@
+"""What each operator rescued, by the regime that was predicted when it was chosen."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from recov_graph.report.content import RescueRow
+from recov_graph.report.reading import Columns, Flags, Texts
+from recov_graph.report.statistics import Floats, Ints, clusters, share
+
+JUDGED = ("rescued", "failed")
+ALL = "all"  # the regime of the rows over all of them
+
+
+def rescue_rows(decisions: Columns) -> tuple[RescueRow, ...]:
+    """Rows of each regime, then over all regimes, with the operators used most first."""
+    outcome, regime = decisions.texts("outcome"), decisions.texts("regime")
+    operator = decisions.texts("carried_out")
+    tokens = np.nan_to_num(decisions.numbers("tokens"))
+    cluster = clusters(*(decisions.texts(name) for name in ("model", "task", "key")))
+    judged = np.isin(outcome, JUDGED)
+    rows = []
+    names = sorted(set(regime[judged]))
+    for name in (*names, ALL) if len(names) > 1 else names:
+        inside = judged if name == ALL else judged & (regime == name)
+        rows += sorted(
+            (
+                _row(name, made, inside & (operator == made), outcome, tokens, cluster)
+                for made in dict.fromkeys(operator[inside])
+            ),
+            key=lambda row: -row.attempts,
+        )
+    return tuple(rows)
+
+
+def _row(
+    regime: str, operator: str, rows: Flags, outcome: Texts, tokens: Floats, cluster: Ints
+) -> RescueRow:
+    hits = outcome[rows] == "rescued"
+    spent, rescued = int(tokens[rows].sum()), int(hits.sum())
+    return RescueRow(
+        regime,
+        operator,
+        int(rows.sum()),
+        rescued,
+        share(hits, cluster[rows]),
+        spent,
+        spent / rescued if rescued else None,
+    )
