@@ -7,7 +7,7 @@ INSTALL := -m pip --disable-pip-version-check install --quiet --constraint
 PIP := $(BIN)/python $(INSTALL) constraints.txt
 LIVE_PIP := $(LIVE)/bin/python $(INSTALL) constraints-live.txt
 
-.PHONY: demo studio test slow live docs lint types benchmarks train tape clean
+.PHONY: demo studio test slow live docs screenshots lint types benchmarks train tape clean
 
 demo: $(VENV)/.installed
 	$(BIN)/recov-graph demo
@@ -20,7 +20,8 @@ studio: $(VENV)/.installed-studio
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
 
-# Statistics and recordings that take long, every example, every page of the docs: 3 minutes.
+# Statistics and recordings that take long, pictures, the report in a browser, every example, every
+# page of the docs: 8 minutes.
 slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow
 
@@ -30,6 +31,10 @@ live: $(VENV)/.installed-test $(LIVE)/.installed
 
 docs: $(VENV)/.installed-test
 	$(BIN)/python docs/make_api.py
+
+# Needs chromium on the PATH; the test that makes them looks at the report as a person would.
+screenshots: $(VENV)/.installed-test
+	RECOV_GRAPH_SCREENSHOTS=docs/pictures $(BIN)/python -m pytest -m slow tests/test_report_browser.py -k pictures_of_the_readme
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -137,7 +137,7 @@ def _headline(failed: int, rescued: int) -> tuple[Figure, ...]:
                "No first sample passed."),
         Figure("rescued", "rescued", rescued, _share(rescued, failed), failed, "share",
                "An intervention passed, a plain retry included."),
-        Figure("stopped", "stopped in time", stopped, _share(stopped, failed), failed, "share",
+        Figure("stopped", "stopped", stopped, _share(stopped, failed), failed, "share",
                "The chance of a rescue was too small to spend more."),
         Figure("tokens", "tokens spent on failures", 461 * failed,
                Estimate(461 * failed, 400 * failed, 520 * failed), None, "tokens",

@@ -244,7 +244,8 @@ def test_curves_of_policies_on_different_problems_are_said_to_be_no_comparison(
     store: TraceStore,
 ) -> None:
     for name in ("one", "two"):
-        StoredRun(store, name, policy_hash=name * 5 + "0").problem()
+        run = StoredRun(store, name, policy_hash=name * 5 + "0")
+        run.problem(tried=[("retry", "failed", 10)])
     panel = build_report(store).panels[0]
     assert len([c for c in panel.curves if c.source == "observed"]) == 2
     assert "no comparison" in panel.note

@@ -104,6 +104,7 @@ def reported(folder: Path, *options: str) -> Path:
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of the whole demo, as the README's commands make it."""
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     folder = tmp_path_factory.mktemp("demo")
     subprocess.run(
         [COMMAND, "demo", "--db", folder / "traces.db"],
@@ -160,11 +161,7 @@ def test_the_page_shows_all_its_charts_without_a_word_or_a_request(
     demo: Path, open_page: Open, scheme: str, width: int
 ) -> None:
     opened = open_page(demo, scheme, width)
-    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     opened.page.wait_for_selector(".chart svg")
-    opened.page.screenshot(
-        path=SCREENSHOTS / f"report-{scheme}{'' if width > 400 else '-phone'}.png"
-    )
     opened.draw_all()
     opened.page.screenshot(path=SCREENSHOTS / f"whole-{scheme}-{width}.png", full_page=True)
     assert opened.count(".chart") >= 8
@@ -174,6 +171,14 @@ def test_the_page_shows_all_its_charts_without_a_word_or_a_request(
     wide = opened.page.evaluate("document.documentElement.scrollWidth")
     assert wide == width, "the page scrolls sideways"
     assert_calm(opened, demo)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pictures_of_the_readme_can_be_made(demo: Path, open_page: Open, scheme: str) -> None:
+    opened = open_page(demo, scheme, 1180, 1130)
+    opened.page.wait_for_selector(".pair .chart svg")
+    opened.page.screenshot(path=SCREENSHOTS / f"report-{scheme}.png")
+    assert 30_000 < (SCREENSHOTS / f"report-{scheme}.png").stat().st_size < 400_000
 
 
 def test_the_numbers_are_those_that_the_demo_printed(demo: Path, open_page: Open) -> None:

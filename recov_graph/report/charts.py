@@ -11,6 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from recov_graph.report.content import (
+    EVERY_REGIME,
+    FAR,
+    OFF,
     OUTCOMES,
     Bin,
     Curve,
@@ -20,12 +23,10 @@ from recov_graph.report.content import (
     Panel,
     RescueRow,
 )
-from recov_graph.report.rescue import ALL
-from recov_graph.report.style import FAR, Spec, curve_colours, routes_of, shape
+from recov_graph.report.style import Spec, curve_colours, routes_of, shape
 from recov_graph.report.wording import moment, number, percent, share, words
 
 Hues = Mapping[str, str]  # the colour of each route
-BAND = 0.5  # of a standard deviation: what a mean of features may be off its reference
 LINE_BREAK = "\u241e"  # in labels of an axis
 
 
@@ -159,7 +160,7 @@ def _rescue(rows: Sequence[RescueRow], domain: list[float], index: int, hues: Hu
 
 
 def _regime(name: str) -> str:
-    return "all regimes" if name == ALL else words(name) or "no regime"
+    return "all regimes" if name == EVERY_REGIME else words(name) or "no regime"
 
 
 def _rescue_label(row: RescueRow) -> str:
@@ -334,7 +335,7 @@ def _drift(drift: Drift, index: int, feature: int, reach: float) -> Chart:
             {
                 **alone,
                 "mark": {"type": "rect", "color": "var(--band)"},
-                "encoding": {"x": None, "y": {"datum": -BAND}, "y2": {"datum": BAND}},
+                "encoding": {"x": None, "y": {"datum": -OFF}, "y2": {"datum": OFF}},
             },
             {**alone, "mark": _rule("var(--axis)"), "encoding": {"x": None, "y": {"datum": 0}}},
             {"mark": {"type": "rule", "strokeWidth": 2, "color": hue}, "encoding": ends},

@@ -17,6 +17,9 @@ from recov_graph.strips import Repair, Strip
 OUTCOMES = ("rescued", "stopped", "out of budget", "error", "unfinished", "recorded")
 NOT_ROUTED = "not routed"  # the route of a failure for which there was no decision
 STOP = "stop"  # the route of a failure that was given up at once
+EVERY_REGIME = "all"  # the regime of rescue rows over all of them
+FAR = 5.0  # z-scores further out are drawn at the border
+OFF = 0.5  # standard deviations that a mean of features may lie off its reference
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,7 @@ class RescueRow:
     """What an operator did on failures of a regime, the one predicted when it was chosen.
 
     Attributes:
+        regime: `EVERY_REGIME` in the rows that sum up, where there are several.
         rate: rescued by attempts.
         per_rescue: tokens spent for each rescue; None where there was none.
     """
@@ -251,7 +255,8 @@ class Case:
 
     Attributes:
         problem: its id in the store.
-        why: "expensive", "unsolved" or both: why it was picked.
+        why: some of "asked for", "expensive" and "unsolved": why it was picked.
+        outcome: one of `OUTCOMES`, or "solved at first".
         tokens: spent on it in all.
         strips: its measured failed rollouts.
         repairs: its interventions beside what they started from.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from recov_graph.report.content import Drift
+from recov_graph.report.content import OFF, Drift
 from recov_graph.report.failure_map import FEATURE_SETS, feature_columns
 from recov_graph.report.reading import Problems
 from recov_graph.report.reference import Reference
@@ -14,7 +14,6 @@ from recov_graph.report.statistics import Ints, mean
 
 SPANS = 12
 LEAST_IN_SPAN = 10
-OFF = 0.5  # standard deviations of the reference that a mean may lie off
 
 
 def drifts(problems: Problems, reference: Reference) -> tuple[Drift, ...]:

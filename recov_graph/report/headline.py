@@ -27,7 +27,7 @@ def headline(problems: Problems, forecast: Forecast | None) -> tuple[Figure, ...
         ),
         _share(
             "stopped",
-            "stopped in time",
+            "stopped",
             lost & (problems.outcome == "stopped"),
             lost,
             problems,

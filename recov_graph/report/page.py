@@ -27,6 +27,8 @@ from recov_graph.report.charts import (
     rescue_charts,
 )
 from recov_graph.report.content import (
+    EVERY_REGIME,
+    FAR,
     NOT_ROUTED,
     OUTCOMES,
     STOP,
@@ -37,7 +39,6 @@ from recov_graph.report.content import (
 )
 from recov_graph.report.embed import Limits, as_json, case_data, cleaned, map_data
 from recov_graph.report.palette import THEMES
-from recov_graph.report.rescue import ALL
 from recov_graph.report.style import curve_colours, far, hues, palette_css, routes_of, theme
 from recov_graph.report.tables import (
     bin_table,
@@ -67,6 +68,7 @@ def page(report: Report) -> str:
     drawn = _charts(report, hued)
     data = {
         "theme": theme(),
+        "far": FAR,
         "charts": {chart.id: [chart.spec, chart.points] for chart in _all(drawn)},
         "maps": [map_data(found, report.cases) for found in report.maps],
     }
@@ -123,8 +125,8 @@ def _listed(names: Iterable[str]) -> str:
 
 def _lead(report: Report) -> str:
     """What rescued most, in words."""
-    over_all = [row for row in report.rescue if row.regime == ALL]
-    rows = over_all or [row for row in report.rescue if row.regime != ALL]
+    over_all = [row for row in report.rescue if row.regime == EVERY_REGIME]
+    rows = over_all or [row for row in report.rescue if row.regime != EVERY_REGIME]
     rescued: Counter[str] = Counter()
     for row in rows:
         rescued[row.operator] += row.rescued

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from recov_graph.report.content import RescueRow
+from recov_graph.report.content import EVERY_REGIME, RescueRow
 from recov_graph.report.reading import Columns, Flags, Texts
 from recov_graph.report.statistics import Floats, Ints, clusters, share
 
 JUDGED = ("rescued", "failed")
-ALL = "all"  # the regime of the rows over all of them
 
 
 def rescue_rows(decisions: Columns) -> tuple[RescueRow, ...]:
@@ -21,8 +20,8 @@ def rescue_rows(decisions: Columns) -> tuple[RescueRow, ...]:
     judged = np.isin(outcome, JUDGED)
     rows = []
     names = sorted(set(regime[judged]))
-    for name in (*names, ALL) if len(names) > 1 else names:
-        inside = judged if name == ALL else judged & (regime == name)
+    for name in (*names, EVERY_REGIME) if len(names) > 1 else names:
+        inside = judged if name == EVERY_REGIME else judged & (regime == name)
         rows += sorted(
             (
                 _row(name, made, inside & (operator == made), outcome, tokens, cluster)

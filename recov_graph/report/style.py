@@ -6,11 +6,10 @@ import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from recov_graph.report.content import NOT_ROUTED, STOP, Curve, FailureMap
+from recov_graph.report.content import FAR, NOT_ROUTED, STOP, Curve, FailureMap
 from recov_graph.report.palette import ACCENT, OPERATORS, SERIES, SHAPES, SPARE, colours
 
 Spec = dict[str, Any]
-FAR = 5.0  # z-scores further out are drawn at the border
 _PENTAGON = "M0,-1.1L1.05,-0.34L0.65,0.89L-0.65,0.89L-1.05,-0.34Z"
 _VEGA = {"triangle": "triangle-up", "pentagon": _PENTAGON}  # where Vega has another name
 

@@ -9,14 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from recov_graph.report.content import Drift, Report
+from recov_graph.report.content import OFF, Drift, Report
 from recov_graph.report.palette import OPERATORS
 from recov_graph.report.pictures.sheet import LARGE, NORMAL, SMALL, Theme, note, quiet, sheet
 from recov_graph.report.pictures.text import fitted, shown, width_of, wrapped
 from recov_graph.words import count
 
 ROW = 0.85  # inches of a feature's axes
-BAND = 0.5  # standard deviations that are not worth a word
 LEAST = 1.0  # of the axis on either side
 BEYOND = 6.0  # an interval that reaches further is cut there
 
@@ -53,7 +52,7 @@ def _feature(axes: Axes, drift: Drift, place: int, theme: Theme) -> None:
     name, means = drift.features[place], drift.means[place]
     flagged = name in drift.flagged
     paint = OPERATORS[theme.name]["dense_steer"] if flagged else theme.accent
-    axes.axhspan(-BAND, BAND, color=theme.line, alpha=0.45, linewidth=0, zorder=0)
+    axes.axhspan(-OFF, OFF, color=theme.line, alpha=0.45, linewidth=0, zorder=0)
     axes.axhline(0, color=theme.soft, linewidth=0.8, zorder=1)
     known = [(i, mean) for i, mean in enumerate(means) if mean.value is not None]
     values = [mean.value for _, mean in known if mean.value is not None]

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from recov_graph.report.content import NOT_ROUTED, OUTCOMES, STOP, FailureMap, Report
+from recov_graph.report.content import FAR, NOT_ROUTED, OUTCOMES, STOP, FailureMap, Report
 from recov_graph.report.palette import SHAPES, colours
 from recov_graph.report.pictures.sheet import (
     LARGE,
@@ -24,7 +24,6 @@ from recov_graph.report.pictures.sheet import (
 from recov_graph.report.pictures.text import fitted, shown
 from recov_graph.words import count
 
-EDGE = 5.0  # what lies beyond is drawn here
 LEAST = 2.0
 MANY = 1500  # points from which on a vector file holds them as an image
 LEGEND = 1.75  # inches at most
@@ -79,7 +78,7 @@ def _row(row: list[Axes], failures: FailureMap, paints: dict[str, str], theme: T
     names = [*(shown(name.replace("_", " ")) for name in failures.features), ""]
     pairs = [(0, 1), (2, 1)] if len(z) > 2 else [(0, 1)]
     spread = max(float(np.abs(column).max()) for column in z)
-    limit = max(LEAST, math.ceil(min(spread, EDGE) * 2) / 2)
+    limit = max(LEAST, math.ceil(min(spread, FAR) * 2) / 2)
     for axes, (across, up) in zip(row, pairs, strict=False):
         _scatter(axes, z[across], z[up], failures, paints, theme)
         quiet(axes, theme)
@@ -119,8 +118,8 @@ def _scatter(
         chosen = np.flatnonzero((outcome == kind) & (route != ""))
         if len(chosen):
             axes.scatter(
-                np.clip(x[chosen], -EDGE, EDGE),
-                np.clip(y[chosen], -EDGE, EDGE),
+                np.clip(x[chosen], -FAR, FAR),
+                np.clip(y[chosen], -FAR, FAR),
                 s=size,
                 c=list(paint[chosen]),
                 marker=MARKERS[SHAPES[kind]],
@@ -154,12 +153,12 @@ def _said(maps: Sequence[FailureMap]) -> str:
     references = list(dict.fromkeys(failures.reference for failures in maps))
     said = [f"z-scores against {', and '.join(references)}."]
     beyond = sum(
-        any(abs(column[i]) > EDGE for column in failures.z[:3])
+        any(abs(column[i]) > FAR for column in failures.z[:3])
         for failures in maps
         for i in range(len(failures.key))
     )
     if beyond:
-        said.append(f"{beyond:,} beyond {EDGE:.0f} are drawn at the border.")
+        said.append(f"{beyond:,} beyond {FAR:.0f} are drawn at the border.")
     unmeasured = sum(failures.unmeasured for failures in maps)
     if unmeasured:
         said.append(f"{count(unmeasured, 'failed problem')} could not be measured.")

@@ -5,7 +5,7 @@
   const root = document.documentElement;
   const data = JSON.parse(document.getElementById("data").textContent);
   const MANY = 1500; // points above which a chart is drawn on a canvas
-  const FAR = 5; // z-scores further out are drawn at the border
+  const FAR = data.far; // z-scores further out are drawn at the border
   const STEPS = [1e-9, 0.1, 0.5, 1, 2]; // of J: a token's shade says between which it lies
   const SVG = "http://www.w3.org/2000/svg";
 
