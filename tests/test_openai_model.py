@@ -19,6 +19,7 @@ from recov_graph.errors import InvalidInputError, ModelAccessError, ModelError, 
 from recov_graph.models import Capability
 from recov_graph.models.embedded import bundled_problems
 from recov_graph.models.openai import Access, AccessCache, OpenAIModel
+from recov_graph.scoring import scored_rollouts
 from recov_graph.trace import measure
 from tests.openai_faults import Fault
 from tests.openai_server import OpenAIServer
@@ -107,6 +108,14 @@ def test_features_are_those_of_the_numpy_engine(model, pair, dialect):
         np.testing.assert_allclose(found.features, expected.features, atol=1e-3)
         for mine, own in zip(found.signals, expected.signals, strict=True):
             np.testing.assert_allclose(mine, own, atol=1e-3)
+
+
+def test_whoever_has_scored_a_rollout_knows_the_text_of_its_tokens(model):
+    (rollout,) = model.sample(PROMPT, temperature=0.0).rollouts
+    scored = scored_rollouts(model, PROMPT, {"it": rollout})["it"]
+    assert len(scored.pieces) == len(rollout)
+    assert "".join(scored.pieces) == rollout.text
+    assert model.spell([2**31 - 1]) is None
 
 
 def test_going_on_from_a_prefix_is_the_pairs(model, pair, dialect):

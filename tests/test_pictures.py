@@ -45,6 +45,8 @@ from recov_graph.routing import default_policy
 from recov_graph.store import TraceStore
 from recov_graph.strips import Repair, Strip
 
+pytestmark = pytest.mark.slow  # 20 seconds
+
 NAMES = tuple(OPERATORS["light"])
 HOSTILE = "$\\frac{1}{0}$ <script>&]]>-- \x1b[31m\u202e\x00 \ud800 \u4e2d\u6587 ^_{}"
 PNG, PDF = b"\x89PNG\r\n\x1a\n", b"%PDF-"
@@ -594,7 +596,6 @@ def test_an_odd_backend_does_not_matter(db: Path, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.slow
 def test_the_first_use_keeps_quiet(db: Path, tmp_path: Path) -> None:
     code = "from recov_graph.cli import main; main()"
     arguments = ("plot", "rescue", "--db", db, "--out", tmp_path)

@@ -14,6 +14,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -612,6 +613,23 @@ def test_a_trace_comes_back_as_it_was_measured(filled: TraceStore, traces: list[
     for given, back in zip(trace.signals, read.signals, strict=True):
         np.testing.assert_array_equal(back, given.astype(np.float32))  # kept in half the space
     assert measure(read.rollout, 0.6).features == trace.features
+
+
+@pytest.mark.parametrize("store_text", ["full", "hash", "none"])
+def test_the_texts_of_tokens_are_kept_with_the_text_only(
+    tmp_path: Path, traces: list[Trace], store_text: Any
+) -> None:
+    pieces = ("1", "\n", "", "\u202eé", '"')
+    trace = traces[0]._replace(rollout=replace(traces[0].rollout, pieces=pieces))
+    with TraceStore(tmp_path / "pieces.db", store_text=store_text) as store:
+        store.write(runs=[RUN], problems=[PROBLEM], rollouts=[ROLLOUT])
+        store.write_traces({"q/0": trace})
+        ((kept,),) = store.rows("SELECT pieces FROM token_arrays")
+        read = store.read_trace("q/0")
+    assert (kept is None) == (store_text != "full")
+    if store_text == "full":
+        assert read is not None
+        assert read.rollout.pieces == pieces
 
 
 def test_a_trace_written_twice_is_there_once(filled: TraceStore, traces: list[Trace]) -> None:

@@ -83,7 +83,9 @@ class Wire(ABC):
 
     def spell(self, tokens: Sequence[int] | Ids) -> list[str] | None:
         """The text of each token; None where replies have not told all of them."""
-        texts = [self.spelling.get(int(token)) for token in tokens]
+        texts = [
+            "" if token in self.ends else self.spelling.get(token) for token in map(int, tokens)
+        ]
         return None if None in texts else [storable(text or "") for text in texts]
 
     def prompt_length(self, prompt: str) -> int:
