@@ -12,10 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from recov_graph.batch import Batch, compare_with_retry, keep_retries, run_batch
+from recov_graph.graph import create_recovery_graph
 from recov_graph.models import Capability, Generation, Scores
-from recov_graph.models.embedded import EmbeddedPair
+from recov_graph.models.embedded import EmbeddedPair, bundled_problems
 from recov_graph.rollout import FinishReason, Rollout, TopK, Usage
 from recov_graph.store import TraceStore
+from recov_graph.surveying import survey
+from recov_graph.verifiers import as_verifier
 
 LOOPBACK = ("127.", "::1", "localhost")
 
@@ -64,6 +68,27 @@ def store(tmp_path: Path) -> Iterator[TraceStore]:
     """An empty trace store in a file of its own."""
     with TraceStore(tmp_path / "traces.db") as opened:
         yield opened
+
+
+class Demo(NamedTuple):
+    """A batch on the embedded pair, with all that the command line measures beside it."""
+
+    path: Path
+    batch: Batch
+
+
+@pytest.fixture(scope="session")
+def demo(pair: EmbeddedPair, tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    """A store that is only to be read; whoever writes makes a copy."""
+    path = tmp_path_factory.mktemp("demo") / "traces.db"
+    how: dict[str, Any] = {"temperature": 0.6, "max_new_tokens": 160, "seed": 0}
+    with TraceStore(path) as store:
+        graph = create_recovery_graph(pair, "numeric", store=store, kind="demo", seed=0)
+        batch = run_batch(graph, bundled_problems()[::9])
+        compare_with_retry(batch, pair, as_verifier("numeric"), **how)
+        keep_retries(batch, store)
+        survey(batch, pair, store, temperature=how["temperature"])
+    return Demo(path, batch)
 
 
 @pytest.fixture(scope="session")

@@ -13,9 +13,8 @@ from hypothesis import given
 from hypothesis import settings as searched
 from hypothesis import strategies as st
 
-from recov_graph.batch import compare_with_retry, keep_retries, run_batch, summary
+from recov_graph.batch import summary
 from recov_graph.errors import StoreError
-from recov_graph.graph import build_recovery_graph
 from recov_graph.models.embedded import EmbeddedPair, bundled_problems
 from recov_graph.record import Settings, record
 from recov_graph.report.building import build_report
@@ -23,11 +22,12 @@ from recov_graph.report.content import Estimate, Report
 from recov_graph.report.statistics import clusters, mean, resampled, share, wilson
 from recov_graph.routing.policy import default_policy
 from recov_graph.store import TraceStore
-from recov_graph.surveying import survey
 from recov_graph.verifiers import as_verifier
+from tests.conftest import Demo
 from tests.stored_runs import StoredRun
 
 POLICY = default_policy()
+Ran = tuple[TraceStore, dict[str, Any]]
 
 
 def by_name(report: Report) -> dict[str, Any]:
@@ -411,26 +411,15 @@ def test_a_tape_has_a_panel_of_policies(tmp_path: Path, pair: EmbeddedPair) -> N
 
 # A real run
 
-Demo = tuple[TraceStore, dict[str, Any]]
-
 
 @pytest.fixture(scope="module")
-def demo(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[tuple[TraceStore, dict[str, Any]]]:
-    pair, judge = EmbeddedPair(), as_verifier("numeric")
-    problems = list(bundled_problems())[:40]
-    with TraceStore(tmp_path_factory.mktemp("report") / "traces.db") as store:
-        graph = build_recovery_graph(pair, judge, store=store, seed=0, kind="demo")
-        batch = run_batch(graph.compile(), problems)
-        compare_with_retry(batch, pair, judge, draw=8, temperature=0.6, max_new_tokens=160, seed=0)
-        keep_retries(batch, store)
-        survey(batch, pair, store, temperature=0.6)
-        yield store, summary(batch)
+def ran(demo: Demo) -> Iterator[Ran]:
+    with TraceStore(demo.path) as store:
+        yield store, summary(demo.batch)
 
 
-def test_a_report_agrees_with_the_table_of_the_run(demo: Demo) -> None:
-    store, figures = demo
+def test_a_report_agrees_with_the_table_of_the_run(ran: Ran) -> None:
+    store, figures = ran
     report = build_report(store)
     made = by_name(report)
     assert report.problems == figures["problems"]
@@ -456,15 +445,15 @@ def test_a_report_agrees_with_the_table_of_the_run(demo: Demo) -> None:
             assert row == (sum(t["attempts"] for t in table), sum(t["rescues"] for t in table))
 
 
-def test_every_failure_of_a_local_run_is_on_the_map(demo: Demo) -> None:
-    store, figures = demo
+def test_every_failure_of_a_local_run_is_on_the_map(ran: Ran) -> None:
+    store, figures = ran
     one = build_report(store).maps[0]
     assert (len(one.key), one.unmeasured) == (figures["failed"], 0)
     assert {len(column) for column in (*one.z, *one.raw, one.route, one.outcome)} == {len(one.key)}
 
 
-def test_cases_hold_strips_whose_tokens_spell_the_text(demo: Demo) -> None:
-    store, _ = demo
+def test_cases_hold_strips_whose_tokens_spell_the_text(ran: Ran) -> None:
+    store, _ = ran
     for case in build_report(store).cases:
         texts = {attempt.position: attempt.text for attempt in case.attempts}
         assert case.strips

@@ -23,21 +23,17 @@ import pytest
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage
 from sqlite_utils import Database
-from threadpoolctl import threadpool_limits
 
 from recov_graph import Problem, RecoveryMiddleware, create_recovery_graph
-from recov_graph.batch import Batch, compare_with_retry, keep_retries, recovery_tokens, run_batch
+from recov_graph.batch import Batch, recovery_tokens
 from recov_graph.batch import summary as summed
 from recov_graph.errors import StoreError
 from recov_graph.importing import import_file
-from recov_graph.models.embedded import EmbeddedPair, bundled_problems
 from recov_graph.record import Settings, record
 from recov_graph.store import TraceStore
 from recov_graph.store.canned import HIDDEN, QUERIES, datasette_metadata
 from recov_graph.store.migrations import migrations
 from recov_graph.store.views import COLUMNS, VIEWS
-from recov_graph.surveying import survey
-from recov_graph.verifiers import as_verifier
 from tests.scripted_chat import ScriptedChat
 from tests.test_store import CALL, DECISION, NOW, OUTCOME, PROBLEM, ROLLOUT, RUN, rows_of
 
@@ -52,22 +48,6 @@ DIGEST = "7c3464e0491bdafb"
 # Some of each way to end, and quick to run.
 SHOWN = "chain-1-001 product-2-001 remainder-1-001 remainder-1-002 mixed-1-002 paren-3-010 "
 SHOWN += "remainder-4-004 remainder-4-001 product-3-025 remainder-5-005 chain-3-012 remainder-5-001"
-
-
-@pytest.fixture(scope="module")
-def demo(pair: EmbeddedPair, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Batch]:
-    """A store of a batch on the embedded pair with retry alone beside it, and the batch."""
-    path = tmp_path_factory.mktemp("demo") / "traces.db"
-    problems = [problem for problem in bundled_problems() if problem.id in SHOWN.split()]
-    # Threads only wait for one another where matrices are small.
-    with TraceStore(path) as store, threadpool_limits(1):
-        graph = create_recovery_graph(pair, "numeric", store=store, kind="demo", seed=0)
-        batch = run_batch(graph, problems)
-        how: dict[str, Any] = {"temperature": 0.6, "max_new_tokens": 160, "seed": 0}
-        compare_with_retry(batch, pair, as_verifier("numeric"), **how)
-        keep_retries(batch, store)
-        survey(batch, pair, store, temperature=0.6)
-    return path, batch
 
 
 def rows(path: Path, sql: str, **named: Any) -> list[dict[str, Any]]:
