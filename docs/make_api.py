@@ -55,6 +55,8 @@ SECTIONS = (
     Section("store.traces", tuple(f"TraceStore.{name}" for name in READ)),
     Section("store", ("default_path",)),
     Section("policies", ("PolicyShelf", "Activation", "Entry", "policies_path")),
+    Section("report"),
+    Section("report.content", ("Report", "Figure", "Estimate"), methods=False),
     Section("errors"),
 )
 LEFT_OUT = {"__version__", "VERIFIERS"}  # data, not made to be called

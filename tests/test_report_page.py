@@ -14,7 +14,7 @@ from report_sample import HOSTILE, empty_report, sample_report
 
 from recov_graph.report.content import NOT_ROUTED, OUTCOMES, STOP, Report
 from recov_graph.report.embed import LIMITS, MOST_BYTES, as_json, case_data, cleaned
-from recov_graph.report.page import SCRIPTS, STATIC, STEPS, page, summary
+from recov_graph.report.page import SCRIPTS, STATIC, STEPS, render_page, summary
 from recov_graph.report.style import hues, shape
 from recov_graph.report.wording import visible
 
@@ -69,7 +69,7 @@ class Parsed(HTMLParser):
 
 @pytest.fixture(scope="module")
 def pages() -> dict[str, str]:
-    return {name: page(report) for name, report in REPORTS.items()}
+    return {name: render_page(report) for name, report in REPORTS.items()}
 
 
 @pytest.mark.parametrize("name", REPORTS)
@@ -173,9 +173,9 @@ def test_a_summary_says_only_what_is_known() -> None:
 
 def test_ten_thousand_points_and_twenty_long_cases_fit() -> None:
     report = sample_report(10_000, cases=20, length=3000, hostile=True)
-    page(REPORTS["tiny"])  # the template is read once
+    render_page(REPORTS["tiny"])  # the template is read once
     start = time.perf_counter()
-    made = page(report)
+    made = render_page(report)
     took = time.perf_counter() - start
     assert len(made.encode()) < 3_000_000
     assert took < 6  # about 1.5 on an idle core

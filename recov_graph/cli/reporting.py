@@ -38,7 +38,7 @@ def report(
     """Write one page of what failed, what rescued it and what it cost; it needs no network."""
     from recov_graph.exporting import whole_file
     from recov_graph.policies import PolicyShelf
-    from recov_graph.report import build_report, page
+    from recov_graph.report import build_report, render_page
     from recov_graph.store import TraceStore
 
     path = existing_store(db)
@@ -46,7 +46,7 @@ def report(
     chosen = None if policy is None else PolicyShelf().find(policy)
     with TraceStore(path) as store:
         made = build_report(store, policy=chosen, run=run_id, case=problem, texts=texts)
-    text = page(made)
+    text = render_page(made)
     try:
         with whole_file(out) as file:
             file.write(text.encode())

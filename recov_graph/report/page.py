@@ -61,7 +61,7 @@ STEPS = ("0", "to 0.1", "to 0.5", "to 1", "to 2", "more")  # of J, as report.js 
 View = dict[str, Any]
 
 
-def page(report: Report) -> str:
+def render_page(report: Report) -> str:
     """The page: a whole HTML file."""
     cases, limits = case_data(report.cases)
     hued = hues(_routes(report))
