@@ -58,7 +58,7 @@ def test_a_look_counts_all_there_is_and_later_ones_what_came(db: Path) -> None:
         end(writer, "open", "out_of_reach")
         later = follower.look()
         assert later is not None
-        assert [(one["kind"], one["outcome"]) for one in later.events] == [
+        assert [(e["kind"], e["outcome"] or e["operator"]) for e in later.events] == [
             ("decision", "stop"),
             ("end", "out_of_reach"),
         ]

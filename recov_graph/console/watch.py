@@ -23,6 +23,7 @@ from recov_graph.store.following import Follower, Standing
 
 Row = dict[str, Any]
 EVENTS = 8
+TOLD = ("operator", "regime", "outcome", "expected_rescue", "tokens")  # of an event, if known
 QUIET = 3.0  # seconds without a change that are worth telling
 UNITS = (("days", 86_400), ("h", 3600), ("min", 60), ("s", 1))
 WORDS = (
@@ -153,8 +154,7 @@ def _say_run(standing: Standing) -> None:
 
 def _say_events(standing: Standing) -> None:
     for event in standing.events:
-        shown = {name: event[name] for name in ("operator", "outcome", "expected_rescue", "tokens")}
-        given = {name: value for name, value in shown.items() if value is not None}
+        given = {name: event[name] for name in TOLD if event[name] is not None}
         say(event["kind"], time=event["time"], problem=event["key"], **given)
 
 
@@ -251,7 +251,7 @@ def _event(event: Row) -> Text:
     line = _line(f"{_clock(event['time'])} ", style="dim")
     line.append(plain(event["key"]), style="default not dim")
     if event["kind"] == "decision":
-        chosen = plain(event["operator"] or "stop")
+        chosen = plain(event["operator"])
         return line.append(f" -> {chosen} ({event['expected_rescue']:.0%} expected)")
     words = plain(dict(WORDS).get(event["outcome"], event["outcome"]))
     style = f"default not dim {STYLES.get(event['outcome'], '')}"

@@ -53,18 +53,20 @@ TRIED = (
     f"{_of_run('interventions', 'problem_id')} GROUP BY 1"
 )
 DECIDED = (
-    "SELECT created_at AS time, 'decision' AS kind, key, decisions.operator, "
-    "iif(decisions.operator IS NULL, 'stop', regime) AS outcome, expected_rescue, NULL AS tokens "
+    "SELECT created_at AS time, 'decision' AS kind, key, "
+    "coalesce(decisions.operator, 'stop') AS operator, regime, NULL AS outcome, expected_rescue, "
+    "NULL AS tokens "
     f"FROM decisions {_of_run('decisions', 'problem_id')} {_LAST.format(table='decisions')}"
 )
 ATTEMPTED = (
-    "SELECT created_at AS time, 'attempt' AS kind, key, interventions.operator, outcome, "
+    "SELECT created_at AS time, 'attempt' AS kind, key, interventions.operator, "
+    "NULL AS regime, outcome, "
     "NULL AS expected_rescue, interventions.tokens FROM interventions "
     "CROSS JOIN rollouts ON rollouts.id = interventions.id "
     f"{_of_run('interventions', 'problem_id')} {_LAST.format(table='interventions')}"
 )
 FINISHED = (
-    "SELECT finished_at AS time, 'end' AS kind, key, NULL AS operator, "
+    "SELECT finished_at AS time, 'end' AS kind, key, NULL AS operator, NULL AS regime, "
     f"{HOW} AS outcome, "
     "NULL AS expected_rescue, prompt_tokens + completion_tokens + scored_tokens AS tokens "
     f"FROM outcomes {_of_run('outcomes', 'outcomes.id')} {_LAST.format(table='outcomes')}"
