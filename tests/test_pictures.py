@@ -216,6 +216,7 @@ def sample(problems: int = 84, operators: Sequence[str] = NAMES[:5], **changed: 
         solved_first=116,
         failed=problems,
         notes=(),
+        groups=(),
         headline=(),
         maps=(sample_map(problems, routes),),
         rescue=sample_rescue(operators, ("sampling", "steerable_hard")),

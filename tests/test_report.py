@@ -20,7 +20,9 @@ from recov_graph.record import Settings, record
 from recov_graph.report.building import build_report
 from recov_graph.report.content import Estimate, Report
 from recov_graph.report.statistics import clusters, mean, resampled, share, wilson
+from recov_graph.rollout_features import ROLLOUT_FEATURE_VERSION
 from recov_graph.routing.policy import default_policy
+from recov_graph.signals import FEATURE_VERSION
 from recov_graph.store import TraceStore
 from recov_graph.verifiers import as_verifier
 from tests.conftest import Demo
@@ -98,6 +100,19 @@ def test_intervals_of_means_and_sums_cover_the_truth() -> None:
     assert all(0.9 <= count / 200 <= 0.985 for count in covered.values()), covered
 
 
+@pytest.mark.parametrize("n", [2, 3, 5, 10])
+def test_a_mean_of_few_has_a_wide_interval(n: int) -> None:
+    rng = np.random.default_rng(n)
+    made = [mean(rng.normal(size=n), np.arange(n)) for _ in range(300)]
+    assert sum(one.low <= 0 <= one.high for one in made) >= 0.91 * 300
+
+
+def test_one_problem_that_was_run_often_does_not_decide() -> None:
+    cluster = np.concatenate([np.zeros(100, int), np.arange(1, 21)])
+    made = share([True] * 110 + [False] * 10, cluster)
+    assert made.high - made.low > 0.6
+
+
 def test_clusters_number_rows_that_are_alike() -> None:
     assert clusters(["a", "b", "a"], [1, 1, 1]).tolist() == [0, 1, 0]
     assert wilson(0.0, 10).low == 0.0
@@ -149,20 +164,65 @@ def test_tokens_saved_are_by_the_measured_price_of_a_rescue(store: TraceStore) -
     assert figure.estimate.low < figure.total < figure.estimate.high
 
 
-def test_without_a_measured_retry_the_saving_is_estimated_or_said_to_be_unknown(
-    store: TraceStore,
-) -> None:
+def test_what_was_not_measured_is_not_called_saved(store: TraceStore) -> None:
     run = StoredRun(store)
-    run.problem(tried=[("dense_steer", "rescued", 100)])
+    for i in range(60):
+        run.problem(samples=["ffff", "fffp", "ppfp"][i % 3], tried=[("retry", "rescued", 1)])
     figure = by_name(build_report(store))["saved"]
     assert figure.total is None
     assert "--baseline" in figure.note
-    for i in range(40):
-        run.problem(samples=["ffff", "fffp", "ppfp"][i % 3], sample_tokens=400)
-    run.problem(tried=[("dense_steer", "rescued", 10)])
+
+
+def test_a_price_that_rests_on_few_rescues_is_none(store: TraceStore) -> None:
+    run = StoredRun(store)
+    for i in range(20):
+        run.problem(tried=[("dense_steer", "rescued", 100)], retry=(i < 4, 100))
     figure = by_name(build_report(store))["saved"]
-    assert figure.total > 0
-    assert "stimated" in figure.note
+    assert figure.total is None
+    assert "retry alone rescued 4 with 2,000 tokens, the loop 20 with 2,000" in figure.note
+    run.problem(tried=[("dense_steer", "rescued", 100)], retry=(True, 100))
+    assert by_name(build_report(store))["saved"].total == pytest.approx(21 * 420 - 2100)
+
+
+def test_models_are_compared_each_with_itself(store: TraceStore) -> None:
+    small, large = StoredRun(store, "a", model="small"), StoredRun(store, "b", model="large")
+    for i in range(40):
+        ours = "rescued" if i < 20 else "failed"
+        small.problem(tried=[("dense_steer", ours, 25)], retry=(i < 10, 25))
+        ours = "rescued" if i < 5 else "failed"
+        large.problem(tried=[("dense_steer", ours, 2500)], retry=(i < 10, 2500))
+    saved = {run: by_name(build_report(store, run=run))["saved"].total for run in (None, "a", "b")}
+    assert saved["a"] > 0 > saved["b"]
+    assert saved[None] == pytest.approx(saved["a"] + saved["b"])
+
+
+def test_the_order_of_problems_does_not_matter_for_an_interval(tmp_path: Path) -> None:
+    made = []
+    for first in ("ffff", "pppp"):
+        with TraceStore(tmp_path / f"{first}.db") as store:
+            run = StoredRun(store)
+            for i in range(80):
+                samples = first if i < 40 else ("pppp" if first == "ffff" else "ffff")
+                lost = samples == "ffff"
+                run.problem(samples=samples, tried=[("retry", "failed", 100)] if lost else ())
+            made.append(by_name(build_report(store))["tokens"].estimate)
+    assert made[0] == made[1]
+
+
+def test_failures_are_counted_by_task_model_and_regime(store: TraceStore) -> None:
+    run = StoredRun(store)
+    for _ in range(3):
+        run.problem(task="add", samples="pppp")
+        run.problem(task="mul", tried=[("retry", "failed", 50)], retry=(True, 40))
+    run.problem(task="mul", tried=[("retry", "rescued", 70)], regime="steerable_hard")
+    rows = {(row.by, row.name): row for row in build_report(store).groups}
+    assert [row.by for row in build_report(store).groups] == ["task", "task", "regime", "regime"]
+    mul = rows["task", "mul"]
+    assert (mul.problems, mul.failed, mul.rescued, mul.stopped, mul.tokens) == (4, 4, 1, 3, 220)
+    assert (mul.retry_rescued, mul.retry_tokens) == (None, None)  # not on all of them
+    assert (rows["task", "add"].problems, rows["task", "add"].failed) == (3, 0)
+    sampling = rows["regime", "sampling"]
+    assert (sampling.failed, sampling.retry_rescued, sampling.retry_tokens) == (3, 3, 120)
 
 
 def test_a_problem_that_was_run_twice_counts_once_for_the_intervals(store: TraceStore) -> None:
@@ -202,6 +262,63 @@ def test_retry_alone_is_foreseen_as_it_comes_out() -> None:
     after_8 = foreseen.rescued[8]
     assert after_8.low - 0.03 <= np.mean(reached) <= after_8.high + 0.03
     assert after_8.high - after_8.low < 0.12
+
+
+@pytest.mark.parametrize("kinds", [["ffff", "pppp", "pppf", "fffp"], ["ffff", "fffp"]])
+def test_nothing_is_foreseen_where_chances_do_not_vary_as_supposed(kinds: list[str]) -> None:
+    rng = np.random.default_rng(0)
+    with TraceStore(":memory:") as store:
+        run = StoredRun(store)
+        for i in range(400):
+            # Easy or hopeless, and nothing between: or all alike.
+            chance = [0.05, 0.95][i % 2] if len(kinds) == 4 else 0.2
+            samples = "".join("p" if one < chance else "f" for one in rng.random(4))
+            run.problem(samples=samples, tried=[("retry", "failed", 200)])
+        curves = build_report(store).panels[0].curves
+    foreseen = [curve for curve in curves if curve.source == "estimated"]
+    if len(kinds) == 4:
+        assert not foreseen
+    else:
+        after_2 = foreseen[0].rescued[2]
+        assert after_2.low - 0.02 <= 1 - 0.8**2 <= after_2.high + 0.02
+
+
+def test_what_is_foreseen_covers_what_comes() -> None:
+    rng = np.random.default_rng(3)
+    covered = 0
+    for _ in range(40):
+        with TraceStore(":memory:") as store:
+            run, reached = StoredRun(store), []
+            for chance in rng.beta(0.3, 0.5, size=150):
+                draws = rng.random(10) < chance
+                lost = not draws[:4].any()
+                run.problem(
+                    samples="".join("p" if passed else "f" for passed in draws[:4]),
+                    tried=[("retry", "failed", 600)] if lost else (),
+                )
+                reached += [draws[4:].any()] if lost else []
+            panel = build_report(store).panels[0]
+        curve = [one for one in panel.curves if one.source == "estimated"]
+        after_6 = curve[0].rescued[6] if curve else None
+        covered += after_6 is None or after_6.low <= np.mean(reached) <= after_6.high
+    assert covered >= 35
+
+
+def test_a_black_box_that_reads_the_prompt_for_each_sample_makes_no_retry_dear(
+    store: TraceStore,
+) -> None:
+    run = StoredRun(store)
+    seen = {"failed_share": 1.0, "agreement": 0.5, "truncated": 0.0, "length": 1.0}
+    for i in range(40):
+        name = run.problem(samples=["ffff", "fffp"][i % 2], tried=[("retry", "failed", 5000)])
+        call = {"id": f"{name}/call0", "problem_id": name, "purpose": "sample", "scored_tokens": 0}
+        store.write(
+            calls=[{**call, "prompt_tokens": 4000, "completion_tokens": 40, "seconds": 0.0}],
+            rollout_features=[{"id": name, **seen, "feature_version": ROLLOUT_FEATURE_VERSION}],
+        )
+    panel = build_report(store).panels[0]
+    foreseen = next(curve for curve in panel.curves if curve.source == "estimated")
+    assert foreseen.tokens[1] == pytest.approx(1010)
 
 
 @searched(max_examples=25, deadline=None)
@@ -324,6 +441,22 @@ def test_drift_is_flagged_where_the_newest_failures_lie_off_the_reference(
     assert "refit" in moved.note
 
 
+def test_drift_is_seldom_flagged_by_chance(store: TraceStore) -> None:
+    cell, _ = next(iter(POLICY.cells.items()))
+    model, task = cell.split("|")
+    reference = POLICY.cell_moments(cell)
+    rng = np.random.default_rng(0)
+    flagged = 0
+    for i in range(60):
+        run = StoredRun(store, f"run{i}", model=model)
+        for _ in range(4 if i % 2 else 12):
+            run.problem(
+                task=task, features=tuple(m.mean + m.sd * rng.normal() for m in reference.values())
+            )
+        flagged += bool(build_report(store, policy=POLICY, run=f"run{i}").drift[0].flagged)
+    assert flagged <= 5
+
+
 def test_models_that_the_policy_does_not_know_are_compared_with_themselves(
     store: TraceStore,
 ) -> None:
@@ -331,6 +464,7 @@ def test_models_that_the_policy_does_not_know_are_compared_with_themselves(
     for i in range(30):
         run.problem(features=(0.1 * i, 1.0, -2.0))
     report = build_report(store, policy=POLICY)
+    assert "fitted on no failure of nobody knows me" in report.notes[0]
     assert "themselves" in report.maps[0].reference
     z = np.array(report.maps[0].z)
     assert z.mean(axis=1) == pytest.approx(np.zeros(3), abs=1e-3)
@@ -407,6 +541,63 @@ def test_a_tape_has_a_panel_of_policies(tmp_path: Path, pair: EmbeddedPair) -> N
     for curve in panel.curves:
         assert list(curve.tokens) == sorted(curve.tokens)
     assert set(report.maps[0].outcome) == {"recorded"}
+
+
+@pytest.mark.parametrize("attempts", [2, 12])
+def test_a_short_tape_makes_no_policy_look_bad(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attempts: int
+) -> None:
+    rng = np.random.default_rng(0)
+    with TraceStore(tmp_path / "tape.db") as store:
+        run = StoredRun(store, kind="record", model="embedded")
+        for _ in range(150):
+            name = run.problem(ended="")
+            profile = dict.fromkeys(("prompt_tokens", "completion_tokens", "scoring_tokens"), 10)
+            features = {"spread": 0.5, "concentration": 1.0, "logit_dispersion": -1.0}
+            store.write(
+                profiles=[
+                    {"id": name, "failed_samples": 4, "feature_version": FEATURE_VERSION}
+                    | profile
+                    | features
+                ],
+                tape=[
+                    {
+                        "id": f"{name}/{operator}/{position}",
+                        "problem_id": name,
+                        "operator": operator,
+                        "position": position,
+                        "seed": 0,
+                        "passed": int(rng.random() < 0.2),
+                        "tokens": 50,
+                    }
+                    for operator in ("retry", "dense_steer", "sparse_steer", "local_temp")
+                    for position in range(attempts)
+                ],
+            )
+        panel = build_report(store).panels[0]
+    ends = {curve.name: curve.rescued[-1] for curve in panel.curves}
+    alone, turns = ends["retry alone"], ends["one operator after the other"]
+    assert f"{min(8, attempts)} at most" in panel.note
+    assert abs(alone.value - turns.value) < 0.1
+
+
+def test_a_run_that_goes_on_does_not_disturb_a_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with TraceStore(tmp_path / "t.db") as store, TraceStore(tmp_path / "t.db") as writer:
+        run = StoredRun(writer)
+        run.problem(tried=[("retry", "failed", 10)])
+        rows = TraceStore.rows
+
+        def meanwhile(self: TraceStore, sql: str, parameters: Any = ()) -> list[Any]:
+            found = rows(self, sql, parameters)
+            if "FROM problem " in sql:
+                run.problem(tried=[("retry", "failed", 10)])
+            return found
+
+        monkeypatch.setattr(TraceStore, "rows", meanwhile)
+        report = build_report(store)
+    assert (report.failed, report.rescue[0].attempts) == (1, 1)
 
 
 # A real run

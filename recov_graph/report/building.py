@@ -9,10 +9,11 @@ import numpy as np
 from recov_graph.errors import StoreError
 from recov_graph.policies import PolicyShelf
 from recov_graph.report.calibration import calibration
-from recov_graph.report.content import Panel, Report, RunRow
+from recov_graph.report.content import Report, RunRow
 from recov_graph.report.curves import observed_panel
 from recov_graph.report.drifting import drifts
-from recov_graph.report.failure_map import failure_maps
+from recov_graph.report.failure_map import failure_maps, first_decisions
+from recov_graph.report.grouping import group_rows
 from recov_graph.report.headline import headline
 from recov_graph.report.looking import cases
 from recov_graph.report.reading import Problems, read_decisions, read_problems
@@ -58,18 +59,23 @@ def build_report(
         StoreError: no such run or problem.
         PolicyError: the active policy cannot be read.
     """
+    if policy is None:
+        policy = PolicyShelf().active() or default_policy()
+    with store.snapshot():  # a run may go on writing meanwhile
+        return _built(store, policy, run, case, texts=texts)
+
+
+def _built(
+    store: TraceStore, policy: Policy, run: str | None, case: str | None, *, texts: bool
+) -> Report:
     runs = [RunRow(*row) for row in store.rows(RUNS, [run])]
     if run is not None and not runs:
         raise StoreError(f"{store.path} has no run {run!r}; `recov-graph show --runs` lists them")
-    if policy is None:
-        policy = PolicyShelf().active() or default_policy()
     reference = Reference(policy, f"policy {policy.name} {policy.content_hash}")
     problems = read_problems(store, run)
     decisions = read_decisions(store, run)
-    expected = forecast(problems)
-    maps = failure_maps(problems, decisions, reference)
     panels = (
-        observed_panel(problems, expected, reference),
+        observed_panel(problems, forecast(problems), reference),
         recorded_panel(store, as_router(policy), reference, run),
     )
     return Report(
@@ -81,9 +87,10 @@ def build_report(
         problems=int(problems.routed.sum()),
         solved_first=int((problems.routed & problems.solved & ~problems.failed).sum()),
         failed=int(problems.lost.sum()),
-        notes=tuple(_notes(problems, [panel for panel in panels if panel])),
-        headline=headline(problems, expected),
-        maps=maps,
+        notes=tuple(_notes(problems, reference)),
+        headline=headline(problems),
+        groups=group_rows(problems, first_decisions(problems, decisions)[1]),
+        maps=failure_maps(problems, decisions, reference),
         rescue=rescue_rows(decisions),
         panels=tuple(panel for panel in panels if panel),
         calibration=calibration(problems, decisions),
@@ -92,10 +99,16 @@ def build_report(
     )
 
 
-def _notes(problems: Problems, panels: list[Panel]) -> list[str]:
+def _notes(problems: Problems, reference: Reference) -> list[str]:
     """What a reader has to know before believing the figures."""
     lost = problems.lost
     notes = []
+    strange = [model for model in sorted(set(problems.model[lost])) if not reference.has(model)]
+    if strange:
+        notes.append(
+            f"{reference.name} was fitted on no failure of {', '.join(strange)}: its chances, and "
+            "so its stops, are those of other models. `recov-graph refit` learns yours."
+        )
     if 0 < lost.sum() < FEW:
         notes.append(
             f"Only {count(int(lost.sum()), 'problem')} failed: the intervals are wide, and most "

@@ -68,6 +68,36 @@ class RunRow:
     problems: int
 
 
+Grouping = Literal["task", "model", "regime"]
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """Problems of one task, model or regime: what failed, what came of it, what it cost.
+
+    Attributes:
+        by: what the problems have in common.
+        name: which.
+        problems: how many there are.
+        failed: all of their first samples failed.
+        rescued: of the failed.
+        stopped: of the failed.
+        tokens: spent on the failed after their first samples.
+        retry_rescued: of the failed, by retry alone; None where it was not measured on all.
+        retry_tokens: what that took; None as before.
+    """
+
+    by: Grouping
+    name: str
+    problems: int
+    failed: int
+    rescued: int
+    stopped: int
+    tokens: int
+    retry_rescued: int | None
+    retry_tokens: int | None
+
+
 @dataclass(frozen=True)
 class FailureMap:
     """P failed problems by F features, as columns of equal length P.
@@ -84,6 +114,7 @@ class FailureMap:
         task: its task.
         model: its model.
         problem: its id in the store.
+        late: how many were measured only after the first decision, which knew nothing of it.
         unmeasured: failed problems that are not in here since their features are not known.
         left_out: failed problems with features that are not in here, to keep the page small.
     """
@@ -101,6 +132,7 @@ class FailureMap:
     problem: tuple[str, ...]
     unmeasured: int
     left_out: int = 0
+    late: int = 0
 
 
 @dataclass(frozen=True)
@@ -292,6 +324,7 @@ class Report:
         failed: all first samples failed.
         notes: what a reader has to know before believing the rest, a sentence each.
         headline: the numbers at the top.
+        groups: by task and by model where there are several, and by the regime predicted first.
         maps: one for models that can be measured, one for black boxes, as far as there are any.
         rescue: by regime and operator.
         panels: rescue against budget.
@@ -308,6 +341,7 @@ class Report:
     failed: int
     notes: tuple[str, ...]
     headline: tuple[Figure, ...]
+    groups: tuple[GroupRow, ...]
     maps: tuple[FailureMap, ...]
     rescue: tuple[RescueRow, ...]
     panels: tuple[Panel, ...]

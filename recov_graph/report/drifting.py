@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from recov_graph.report.content import OFF, Drift
+from recov_graph.report.content import OFF, Drift, Estimate
 from recov_graph.report.failure_map import FEATURE_SETS, feature_columns
 from recov_graph.report.reading import Problems
 from recov_graph.report.reference import Reference
@@ -33,10 +33,14 @@ def _drift(problems: Problems, rows: Ints, features: Sequence[str], reference: R
     cluster = problems.cluster[rows]
     means = tuple(tuple(mean(column[span], cluster[span]) for span in spans) for column in z.T)
     known = reference.knows(problems, rows, features)
+    newest = spans[-1]
+    # All features are looked at, so each has to be further off than one alone would.
+    level = 1 - 0.05 / len(features)
     flagged = tuple(
         name
-        for name, row in zip(features, means, strict=True)
-        if known and _is_off(row[-1].value, row[-1].low, row[-1].high)
+        for name, column in zip(features, z.T, strict=True)
+        if known and len(newest) >= LEAST_IN_SPAN
+        if _is_off(mean(column[newest], cluster[newest], level=level))
     )
     return Drift(
         policy=against,
@@ -49,14 +53,10 @@ def _drift(problems: Problems, rows: Ints, features: Sequence[str], reference: R
     )
 
 
-def _is_off(value: float | None, low: float | None, high: float | None) -> bool:
-    return (
-        value is not None
-        and low is not None
-        and high is not None
-        and abs(value) > OFF
-        and (low > 0 or high < 0)
-    )
+def _is_off(one: Estimate) -> bool:
+    if one.value is None or one.low is None or one.high is None:
+        return False
+    return abs(one.value) > OFF and (one.low > 0 or one.high < 0)
 
 
 def _note(flagged: Sequence[str], known: bool, spans: int) -> str:

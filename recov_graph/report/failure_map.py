@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -31,8 +32,11 @@ def failure_maps(
         values = feature_columns(problems, features)
         known = failed & np.isfinite(values).all(axis=1)
         if known.any():
+            maps.append(_map(problems, features, known, route, regime, reference))
             unmeasured = int((problems.lost & ~known).sum())
-            maps.append(_map(problems, features, known, route, regime, reference, unmeasured))
+            told = _told(problems, decisions)
+            late = int((problems.lost & known & ~told).sum())
+            maps[-1] = replace(maps[-1], unmeasured=unmeasured, late=late)
     return tuple(maps)
 
 
@@ -54,6 +58,12 @@ def first_decisions(problems: Problems, decisions: Columns) -> tuple[Texts, Text
     return route, regime
 
 
+def _told(problems: Problems, decisions: Columns) -> Flags:
+    """Bool [P]: the first decision was told the features of the problem."""
+    told = (decisions.numbers("step") == 0) & decisions.flags("measured")
+    return np.isin(problems.id, decisions.texts("problem_id")[told])
+
+
 def _map(
     problems: Problems,
     features: tuple[str, ...],
@@ -61,7 +71,6 @@ def _map(
     route: Texts,
     regime: Texts,
     reference: Reference,
-    unmeasured: int,
 ) -> FailureMap:
     rows = _thinned(np.flatnonzero(known))
     values = feature_columns(problems, features)[rows]
@@ -78,7 +87,7 @@ def _map(
         task=tuple(problems.task[rows]),
         model=tuple(problems.model[rows]),
         problem=tuple(problems.id[rows]),
-        unmeasured=unmeasured,
+        unmeasured=0,
         left_out=int(known.sum()) - len(rows),
     )
 

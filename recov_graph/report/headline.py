@@ -6,13 +6,12 @@ import numpy as np
 
 from recov_graph.report.content import Estimate, Figure
 from recov_graph.report.reading import Flags, Problems
-from recov_graph.report.retrying import Forecast
 from recov_graph.report.statistics import Floats, resampled, share
 
-LEAST_CHECKED = 0.9  # share of the failed that retry alone must have been measured on
+LEAST_RESCUES = 5  # of a model by retry alone, below which nobody knows what one costs
 
 
-def headline(problems: Problems, forecast: Forecast | None) -> tuple[Figure, ...]:
+def headline(problems: Problems) -> tuple[Figure, ...]:
     """Five figures, in order; of problems that were routed."""
     routed, lost = problems.routed, problems.lost
     return (
@@ -34,7 +33,7 @@ def headline(problems: Problems, forecast: Forecast | None) -> tuple[Figure, ...
             "The chance of a rescue was too small to spend more.",
         ),
         _tokens(problems),
-        saved(problems, forecast),
+        saved(problems),
     )
 
 
@@ -55,67 +54,58 @@ def _tokens(problems: Problems) -> Figure:
     return Figure("tokens", "tokens spent on failures", total, estimate, None, "tokens", note)
 
 
-def saved(problems: Problems, forecast: Forecast | None) -> Figure:
+def saved(problems: Problems) -> Figure:
     """What as many rescues would have cost by retry alone, less what was spent."""
-    label = "tokens saved against retry alone"
     lost = problems.lost
     checked = lost & problems.retried
-    if checked.any() and checked.sum() >= LEAST_CHECKED * lost.sum():
-        estimate = _measured(problems, checked)
-        why = (
-            "By the tokens that retry alone, measured on the same problems, took for a rescue."
-            if estimate.value is not None
-            else "Retry alone, measured on the same problems, rescued none: no price to compare."
-        )
-        return Figure("saved", label, estimate.value, estimate, None, "tokens", why)
-    estimate = Estimate(None) if forecast is None else _foreseen(problems, forecast)
-    if estimate.value is not None:
-        why = (
-            "Estimated from how many of the first samples passed; `recov-graph run --baseline` "
-            "measures it."
-        )
-    elif not lost.any():
-        why = "Nothing has failed."
-    else:
-        why = (
-            "Not known: retry alone was not measured, and what the first samples say does not "
-            "reach as far. `recov-graph run --baseline` measures it."
-        )
-    return Figure("saved", label, estimate.value, estimate, None, "tokens", why)
+    estimate, note = Estimate(None), "Nothing has failed."
+    if checked.any():
+        estimate, note = _measured(problems, checked), _compared(problems, checked)
+        if estimate.value is None:
+            note = f"Not known: too few rescues to tell what one costs. {note}"
+    elif lost.any():
+        note = "Not known: retry alone was not measured; `recov-graph run --baseline` does."
+    label = "tokens saved against retry alone"
+    return Figure("saved", label, estimate.value, estimate, None, "tokens", note)
+
+
+def _compared(problems: Problems, checked: Flags) -> str:
+    ours, theirs = problems.rescued[checked].sum(), problems.retry_rescued[checked].sum()
+    spent, took = problems.spent[checked].sum(), problems.retry_tokens[checked].sum()
+    of = f"{checked.sum():,}"
+    if checked.sum() < problems.lost.sum():
+        of += f" of {problems.lost.sum():,}"
+    return (
+        f"On {of} failures retry alone rescued {theirs:,} with {took:,.0f} tokens, the loop "
+        f"{ours:,} with {spent:,.0f}."
+    )
 
 
 def _measured(problems: Problems, checked: Flags) -> Estimate:
-    columns = np.stack(
-        [
-            problems.rescued[checked].astype(float),
-            problems.spent[checked],
-            problems.retry_rescued[checked].astype(float),
-            problems.retry_tokens[checked],
-        ],
-        axis=1,
-    )
+    """By retry alone's price of a rescue, model by model: theirs may differ by far.
+
+    Nothing where the price of a model rests on too few rescues.
+    """
+    models = sorted(set(problems.model[checked]))
+    parts = []
+    for model in models:
+        own = (problems.model == model)[checked]
+        mine = np.stack(
+            [
+                own * problems.rescued[checked],
+                own * problems.spent[checked],
+                own * problems.retry_rescued[checked],
+                own * problems.retry_tokens[checked],
+            ],
+            axis=1,
+        )
+        if mine[:, 2].sum() < LEAST_RESCUES:
+            return Estimate(None)
+        parts.append(mine)
 
     def gain(sums: Floats) -> Floats:
-        ours, spent, theirs, tokens = sums.T
-        made: Floats = np.where(ours > 0, ours * tokens / theirs, 0.0) - spent
+        ours, spent, theirs, tokens = np.moveaxis(sums.reshape(len(sums), -1, 4), 2, 0)
+        made: Floats = (np.where(ours > 0, ours * tokens / theirs, 0.0) - spent).sum(axis=1)
         return made
 
-    return resampled(gain, columns, problems.cluster[checked])
-
-
-def _foreseen(problems: Problems, forecast: Forecast) -> Estimate:
-    """Where retry alone would reach the share that was rescued, and what it had spent by then."""
-    lost = problems.lost
-    n, reached = int(lost.sum()), float(problems.rescued[lost].mean())
-    spent = float(problems.spent[lost].sum())
-    needed = np.array(
-        [
-            np.interp(reached, rescued, tokens, right=np.inf)
-            for rescued, tokens in zip(forecast.rescued, forecast.tokens, strict=True)
-        ]
-    )
-    gains = n * needed - spent
-    if not np.isfinite(gains[0]):
-        return Estimate(None)
-    low, high = np.quantile(gains[1:], [0.025, 0.975], method="nearest")
-    return Estimate(float(gains[0]), float(low), float(high) if np.isfinite(high) else None)
+    return resampled(gain, np.concatenate(parts, axis=1), problems.cluster[checked])

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jinja2
 from markupsafe import Markup, escape
@@ -35,6 +35,7 @@ from recov_graph.report.content import (
     AttemptRow,
     Case,
     Figure,
+    Grouping,
     Report,
 )
 from recov_graph.report.embed import Limits, as_json, case_data, cleaned, map_data
@@ -43,6 +44,7 @@ from recov_graph.report.style import curve_colours, far, hues, palette_css, rout
 from recov_graph.report.tables import (
     bin_table,
     drift_table,
+    group_table,
     map_table,
     panel_table,
     rescue_table,
@@ -55,7 +57,22 @@ STATIC = Path(__file__).with_name("static")
 SCRIPTS = ("vega.min.js", "vega-lite.min.js", "vega-interpreter.js", "report.js")
 SAMPLE = "sample"  # the operator of a first sample
 FILTERS = ("task", "model", "route", "outcome", "regime")
-WHY = {"asked for": "Asked for", "expensive": "Most expensive", "unsolved": "Never solved"}
+WHY = {
+    "asked for": "Asked for",
+    "expensive": "Most expensive",
+    "unsolved": "Unsolved, though hopeful",
+}
+OPERATORS = {
+    "retry": "A fresh sample.",
+    "sparse_steer": "Keep a failed attempt up to its junction, change that token, go on.",
+    "sparse_steer_random": "The same at a random token: the control.",
+    "local_temp": "Keep a failed attempt up to its junction, sample there at a higher temperature.",
+    "dense_steer": "Sample every token from a mixture of the model and its ancestor.",
+    "temp_lift": "A fresh sample at a higher temperature.",
+    "replan": "A fixed request for another approach; what failed is not shown.",
+    "extend": "A longer completion, where one was cut.",
+    "escalate": "A stronger model.",
+}
 STEPS = ("0", "to 0.1", "to 0.5", "to 1", "to 2", "more")  # of J, as report.js parts it
 
 View = dict[str, Any]
@@ -85,6 +102,9 @@ def render_page(report: Report) -> str:
         "cases": [_case(case, limits) for case in report.cases],
         "whys": _whys(report.cases),
         "runs": run_table(report.runs),
+        "groups": {by: group_table(report.groups, by) for by in get_args(Grouping)},
+        "shown_features": {name for found in report.maps for name in found.features},
+        "used": _used(report),
         "steps": STEPS,
         "data": Markup(as_json({**cleaned(data), "cases": cases})),
         "css": Markup(_css()),
@@ -113,7 +133,11 @@ def summary(report: Report) -> str:
     if spent is not None:
         said += f", with {spent:,.0f} tokens"
         if saved is not None and rescued:
-            said += f"; retry alone would have needed about {_about(spent + saved)} for as many"
+            saving = figures["saved"].estimate
+            said += f"; retry alone would have needed about {_about(spent + saved)}"
+            if saving.low is not None and saving.high is not None:
+                said += f" ({_about(spent + saving.low)} to {_about(spent + saving.high)})"
+            said += " for as many"
     return f"{said}."
 
 
@@ -121,6 +145,14 @@ def _listed(names: Iterable[str]) -> str:
     """The names in use, at most three of them."""
     found = [name for name in dict.fromkeys(names) if name]
     return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+
+
+def _used(report: Report) -> list[tuple[str, str]]:
+    """The operators that occur, each with what it does."""
+    names = dict.fromkeys(
+        [row.operator for row in report.rescue] + [r for one in report.maps for r in one.route]
+    )
+    return [(name, OPERATORS[name]) for name in OPERATORS if name in names]
 
 
 def _lead(report: Report) -> str:

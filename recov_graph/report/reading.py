@@ -115,7 +115,7 @@ PROBLEM = (
 )
 DECISION = (
     "problem_id, model, task, key, step, regime, operator, expected_rescue, outcome, tokens, "
-    "carried_out"
+    "carried_out, measured"
 )
 
 
@@ -144,7 +144,7 @@ def read_problems(store: TraceStore, run: str | None) -> Problems:
         rescued=columns.flags("rescued"),
         samples_failed=samples[:, 0],
         samples_passed=samples[:, 1],
-        sample_price=_prices(store, columns.texts("problem_id"), columns.numbers("samples")),
+        sample_price=_prices(store, columns),
         tokens=np.nan_to_num(columns.numbers("tokens")),
         spent=np.nan_to_num(columns.numbers("recovery_tokens")),
         retried=~np.isnan(columns.numbers("retry_tokens")),
@@ -153,8 +153,12 @@ def read_problems(store: TraceStore, run: str | None) -> Problems:
     )
 
 
-def _prices(store: TraceStore, problems: Texts, samples: Floats) -> Floats:
-    """Float [P]: the prompt, which each sample reads anew, and a completion of mean length."""
+def _prices(store: TraceStore, columns: Columns) -> Floats:
+    """Float [P]: the prompt, which a retry reads anew, and a completion of mean length.
+
+    A black box may have read the prompt for each of its samples; that it did is taken for granted,
+    since a retry that seems too dear would make whatever else was tried look good.
+    """
     first = {
         problem: (prompt, completion)
         for problem, prompt, completion in store.rows(
@@ -162,8 +166,11 @@ def _prices(store: TraceStore, problems: Texts, samples: Floats) -> Floats:
             "WHERE id = problem_id || '/call0'"
         )
     }
+    problems = columns.texts("problem_id")
     read = np.array([first.get(name, (np.nan, np.nan)) for name in problems], float).reshape(-1, 2)
-    prices: Floats = read[:, 0] + read[:, 1] / np.maximum(1, np.nan_to_num(samples, nan=1))
+    samples = np.maximum(1, np.nan_to_num(columns.numbers("samples"), nan=1))
+    black_box = np.isfinite(columns.numbers("agreement"))
+    prices: Floats = read[:, 0] / np.where(black_box, samples, 1) + read[:, 1] / samples
     return prices
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from recov_graph.evaluate.scoring import Score, carried_out, score, score_of
 from recov_graph.gate import HORIZON, followed
 from recov_graph.report.content import Curve, Estimate, Panel
 from recov_graph.report.reference import Reference
-from recov_graph.report.statistics import mean
+from recov_graph.report.statistics import Floats, wilson
 from recov_graph.routing.decision import Router
 from recov_graph.store import TraceStore
 from recov_graph.tape import TapeProblem, tape_of
@@ -45,13 +46,15 @@ def recorded_panel(
         folds = splits(bench, np.random.default_rng([seed, 0]))
     except TapeError:
         return None
-    plans = Plans(bench, folds, HORIZON, seed)
+    # Beyond what was recorded of an operator, one that repeats it would only fail again.
+    attempts = HORIZON if bench.passed is None else min(HORIZON, bench.passed.shape[2])
+    plans = Plans(bench, folds, attempts, seed)
     scores = {name: _of_plans(plans, name, seed) for name in BASELINES}
-    curves = [_curve("the active policy", _replayed(router, bench, seed), active=True)]
+    curves = [_curve("the active policy", _replayed(router, bench, attempts, seed), active=True)]
     curves += [_curve(label, scores[name]) for name, label in BASELINES.items()]
     note = (
         f"{bench.source}. Every attempt that a policy would make is drawn from those recorded, "
-        f"{HORIZON} at most. The best fixed operator is chosen on other problems than it is "
+        f"{attempts} at most. The best fixed operator is chosen on other problems than it is "
         "scored on; the active policy may have been fitted on these."
     )
     if len(chosen) < len(tape):
@@ -80,13 +83,13 @@ def _of_plans(plans: Plans, name: str, seed: int) -> Score:
     )
 
 
-def _replayed(router: Router, bench: Bench, seed: int) -> Score:
+def _replayed(router: Router, bench: Bench, attempts: int, seed: int) -> Score:
     """The policy's own attempts, up to where it stops."""
-    shape = (len(bench), HORIZON)
+    shape = (len(bench), attempts)
     operators, measured = np.zeros(shape, np.int64), np.zeros(shape, bool)
     made = np.zeros(shape, bool)
     for row in range(len(bench)):
-        for step, (operator, measures) in enumerate(followed(router, bench, row)):
+        for step, (operator, measures) in enumerate(islice(followed(router, bench, row), attempts)):
             operators[row, step], measured[row, step] = operator or 0, measures
             made[row, step] = operator is not None
     plan = Plan(plain(bench, operators).operators, measured[None])
@@ -96,14 +99,13 @@ def _replayed(router: Router, bench: Bench, seed: int) -> Score:
 
 
 def _curve(name: str, made: Score, *, active: bool = False) -> Curve:
-    one_each = np.arange(len(made.rescue))
     tokens = [0.0, *made.cost.mean(axis=0).tolist()]
-    shares = [Estimate(0.0, 0.0, 0.0), *(mean(column, one_each) for column in made.rescue.T)]
-    return Curve(name, "recorded", active, tuple(tokens), tuple(map(_within, shares)))
+    shares = [Estimate(0.0, 0.0, 0.0), *map(_share, made.rescue.T)]
+    return Curve(name, "recorded", active, tuple(tokens), tuple(shares))
 
 
-def _within(one: Estimate) -> Estimate:
-    """A share's interval does not leave 0 to 1."""
-    if one.low is None or one.high is None:
-        return one
-    return Estimate(one.value, max(0.0, one.low), min(1.0, one.high))
+def _share(chances: Floats) -> Estimate:
+    """The mean of N chances of a rescue: Wilson's interval, narrower as they differ less."""
+    n, p = len(chances), float(chances.mean())
+    spread = float(chances.var()) / n
+    return wilson(p, max(n, p * (1 - p) / spread) if spread > 0 else n)

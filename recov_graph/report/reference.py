@@ -26,6 +26,13 @@ class Reference:
     policy: Policy
     name: str
 
+    def has(self, model: str) -> bool:
+        """Whether the policy was fitted on any failure of a model."""
+        policy = self.policy
+        known = [*policy.cells, *(policy.rollout.cells if policy.rollout else ())]
+        known += policy.posterior.failures if policy.posterior else ()
+        return any(cell.startswith(cell_name(model, "")) for cell in known)
+
     def knows(self, problems: Problems, rows: Ints, features: Sequence[str]) -> bool:
         """Whether the policy has failures of each model among these."""
         part = self.policy.part(_whole(features))

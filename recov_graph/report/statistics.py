@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import t
 
 from recov_graph.report.content import Estimate
 
@@ -17,6 +18,8 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Z = 1.959964  # of a 95% interval
 RESAMPLES = 1000
+FEW_CLUSTERS = 5  # of equal size: what fewer do says nothing of how far their rows agree
+LEAST_RESAMPLED = 10  # clusters below which a bootstrap interval is too narrow to show
 NOTHING = Estimate(None)
 
 
@@ -53,19 +56,24 @@ def wilson(p: float, n: float) -> Estimate:
 def _design_effect(values: Floats, p: float, cluster: Ints) -> float:
     """How many times wider than that of independent rows the variance of a mean is, at least 1."""
     n = len(values)
-    if 0 < p < 1:
-        sums = np.bincount(cluster, values - p)
-        return max(1.0, float((sums**2).sum() / n**2) / (p * (1 - p) / n))
-    # All alike: nothing tells how much rows of a cluster agree, so they may agree fully.
-    return float((np.bincount(cluster) ** 2).sum() / n)
+    sizes = np.bincount(cluster).astype(float)
+    most = float((sizes**2).sum() / n)  # if all rows of a cluster agree
+    equal = n / most  # as many clusters of one size are worth as much
+    # Nothing tells how far rows agree where all of them do, or where clusters are few.
+    if p in (0, 1) or equal < FEW_CLUSTERS:
+        return most
+    sums = np.bincount(cluster, values - p)
+    found = max(1.0, float((sums**2).sum() / n**2) / (p * (1 - p) / n))
+    return found + (max(most, found) - found) / equal
 
 
-def mean(values: Any, cluster: Ints) -> Estimate:
-    """The mean with its interval; without one where there is a single cluster.
+def mean(values: Any, cluster: Ints, *, level: float = 0.95) -> Estimate:
+    """The mean with its interval by Student's t; without one where there is a single cluster.
 
     Args:
         values: float [N].
         cluster: int [N].
+        level: of the interval.
     """
     values = np.asarray(values, np.float64)
     n = len(values)
@@ -76,16 +84,17 @@ def mean(values: Any, cluster: Ints) -> Estimate:
     groups = len(np.unique(cluster))
     if groups < 2:
         return Estimate(centre)
-    half = Z * math.sqrt(float((sums**2).sum()) * groups / (groups - 1)) / n
+    quantile = float(t.ppf((1 + level) / 2, groups - 1))
+    half = quantile * math.sqrt(float((sums**2).sum()) * groups / (groups - 1)) / n
     return Estimate(centre, centre - half, centre + half)
 
 
 def resampled(
     statistic: Callable[[Floats], Floats], columns: Floats, cluster: Ints, *, seed: int = 0
 ) -> Estimate:
-    """A statistic of sums with its bootstrap interval over clusters.
+    """A statistic of sums with its bootstrap interval over clusters, where there are enough.
 
-    An end where the statistic is infinite or undefined is None.
+    An end where the statistic is infinite is None; there is no interval where it is undefined.
 
     Args:
         statistic: of sums, float [R, C] -> float [R].
@@ -93,9 +102,10 @@ def resampled(
         cluster: int [N].
         seed: of the resamples; the same seed gives the same interval.
     """
-    groups = int(cluster.max()) + 1 if len(cluster) else 0
-    if groups == 0:
+    if not len(cluster):
         return NOTHING
+    present, cluster = np.unique(cluster, return_inverse=True)
+    groups = len(present)
     sums = np.stack([np.bincount(cluster, column, groups) for column in columns.T], axis=1)
     rng = np.random.default_rng(seed)
     drawn = np.empty((RESAMPLES, sums.shape[1]))
@@ -104,7 +114,7 @@ def resampled(
     with np.errstate(divide="ignore", invalid="ignore"):
         value = float(statistic(sums.sum(axis=0)[None])[0])
         spread = statistic(drawn)
-    if groups < 2 or np.isnan(spread).any():
+    if groups < LEAST_RESAMPLED or np.isnan(spread).any():
         return Estimate(_finite(value))
     low, high = np.quantile(spread, [0.025, 0.975], method="nearest")
     return Estimate(_finite(value), _finite(float(low)), _finite(float(high)))

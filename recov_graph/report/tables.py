@@ -6,11 +6,22 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from recov_graph.report.content import OUTCOMES, Bin, Drift, FailureMap, Panel, RescueRow, RunRow
+from recov_graph.report.content import (
+    OUTCOMES,
+    Bin,
+    Drift,
+    FailureMap,
+    Grouping,
+    GroupRow,
+    Panel,
+    RescueRow,
+    RunRow,
+)
 from recov_graph.report.style import routes_of
 from recov_graph.report.wording import moment, number, percent, share, words
 
 Rows = Sequence[tuple[str, ...]]
+MOST_GROUPS = 12  # rows of a table by task or model
 
 
 @dataclass(frozen=True)
@@ -28,6 +39,40 @@ class Table:
     head: tuple[str, ...]
     rows: Rows
     words: int = 1
+
+
+def group_table(rows: Sequence[GroupRow], by: Grouping) -> Table | None:
+    """What failed and what came of it, by task, model or regime; None where there are no rows."""
+    found = [row for row in rows if row.by == by]
+    shown = found[:MOST_GROUPS]
+    if not shown:
+        return None
+    compared = any(row.retry_rescued is not None for row in shown)
+    head = [by, "failed", "rescued", "stopped", "tokens"]
+    head += ["retry alone rescued", "its tokens"] if compared else []
+    made = [
+        (
+            words(row.name),
+            f"{row.failed:,} of {row.problems:,}" if by != "regime" else f"{row.failed:,}",
+            f"{row.rescued:,}",
+            f"{row.stopped:,}",
+            f"{row.tokens:,}",
+            *((_known(row.retry_rescued), _known(row.retry_tokens)) if compared else ()),
+        )
+        for row in shown
+    ]
+    caption = {
+        "task": "By task",
+        "model": "By model",
+        "regime": "Whole problems, by the regime predicted first",
+    }[by]
+    if len(found) > len(shown):
+        caption += f", the {len(shown)} of {len(found)} with most failures"
+    return Table(caption, tuple(head), made)
+
+
+def _known(value: int | None) -> str:
+    return "not measured" if value is None else f"{value:,}"
 
 
 def map_table(found: FailureMap) -> Table:

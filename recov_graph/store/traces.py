@@ -278,6 +278,16 @@ class TraceStore:
         with self._clear_errors(), self._lock:
             return self._db.execute(sql, list(parameters)).fetchall()
 
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """All that is read inside is of one moment, whatever others write; nothing is written."""
+        with self._clear_errors(), self._lock:
+            self._db.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._db.execute("COMMIT")
+
     def schema(self) -> str:
         """The SQL that makes an empty store."""
         return self._db.schema

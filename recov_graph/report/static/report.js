@@ -12,7 +12,7 @@
   const all = (selector, within = document) => [...within.querySelectorAll(selector)];
   const count = (n, noun) => `${n.toLocaleString("en")} ${noun}${n === 1 ? "" : "s"}`;
   const words = (name) => name.replaceAll("_", " ");
-  const figure = (x) => (x === null || x === undefined ? "not known" : x.toLocaleString("en", { maximumSignificantDigits: 3 }));
+  const figure = (x) => (x === null || x === undefined ? "not known" : (Math.abs(x) < 0.0005 ? 0 : x).toLocaleString("en", { maximumSignificantDigits: 3 }));
 
   function make(tag, className, text) {
     const made = document.createElement(tag);
@@ -280,7 +280,7 @@
 
   function trace(strip) {
     const made = make("div", "trace");
-    made.append(make("h4", "", `Attempt ${strip.position + 1}, ${count(strip.length, "token")}, highest J ${figure(strip.peak)} nats`));
+    made.append(make("h4", "", `Attempt ${strip.position}, ${count(strip.length, "token")}, highest J ${figure(strip.peak)} nats`));
     if (strip.length > 150) made.append(...overview(strip));
     const box = make("div", strip.text ? "strip" : "strip blocks");
     const tokens = fill(box, strip);
@@ -289,7 +289,7 @@
     read.setAttribute("aria-live", "polite");
     box.tabIndex = 0;
     box.setAttribute("role", "group");
-    box.setAttribute("aria-label", `Tokens of attempt ${strip.position + 1}; arrow keys read them one by one`);
+    box.setAttribute("aria-label", `Tokens of attempt ${strip.position}; arrow keys read them one by one`);
     made.append(box, read);
     readable(box, tokens, read, strip);
     return made;
@@ -316,7 +316,7 @@
     }
     for (const [place, position, operator] of strip.marks) {
       if (place !== at) continue;
-      box.append(make("span", "flag repair", `▼ attempt ${position + 1}, ${words(operator)}`));
+      box.append(make("span", "flag repair", `▼ attempt ${position}, ${words(operator)}`));
       span.classList.add("marked");
     }
     if (part.pieces) span.textContent = part.pieces[i].replaceAll("\n", "↵\n");
@@ -357,7 +357,7 @@
   function reading({ at, part, i }, strip) {
     const piece = part.pieces ? ` “${part.pieces[i].replaceAll("\n", "↵").replaceAll(" ", "·")}”` : "";
     const junction = at === strip.junction ? ", the junction" : "";
-    return `Token ${(at + 1).toLocaleString("en")} of ${strip.length.toLocaleString("en")}${piece}${junction}: J ${figure(part.J[i])}, `
+    return `Token ${at.toLocaleString("en")} of ${strip.length.toLocaleString("en")}${piece}${junction}: J ${figure(part.J[i])}, `
       + `path ${figure(part.path[i])}, coverage ${figure(part.coverage[i])}, entropy ${figure(part.entropy[i])}`;
   }
 
@@ -365,7 +365,7 @@
     const { size, J } = strip.overview;
     const top = Math.max(...J, 1e-9);
     const svg = draw("svg", { class: "overview", viewBox: `0 0 ${strip.length} 56`, preserveAspectRatio: "none", role: "img",
-      "aria-label": `J over ${count(strip.length, "token")}, highest at token ${strip.junction + 1}` });
+      "aria-label": `J over ${count(strip.length, "token")}, highest at token ${strip.junction}` });
     for (const part of strip.parts) svg.append(draw("rect", { class: "seen", x: part.start, y: 0, width: part.J.length, height: 56 }));
     J.forEach((pressure, bin) => {
       const height = Math.max(0, (46 * pressure) / top);
@@ -389,9 +389,9 @@
   }
 
   function repairTitle(repair) {
-    const base = repair.base === null ? "" : ` of attempt ${repair.base + 1}`;
-    const from = repair.based ? `, from token ${repair.at + 1}${base}` : "";
-    return `Attempt ${repair.position + 1}, ${words(repair.operator)}${from}: ${repair.outcome}, ${count(repair.tokens, "token")}`;
+    const base = repair.base === null ? "" : ` of attempt ${repair.base}`;
+    const from = repair.based ? `, from token ${repair.at}${base}` : "";
+    return `Attempt ${repair.position}, ${words(repair.operator)}${from}: ${repair.outcome}, ${count(repair.tokens, "token")} spent`;
   }
 
   function side(title, text, isEnd) {
