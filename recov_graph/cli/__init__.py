@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import NoReturn
 
 import click
 
@@ -53,6 +54,8 @@ def main() -> None:
     # The embedded pair's matrices are small: more threads only wait for one another. To be set
     # before numpy is imported, which only commands do.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    if sys.stdout is None:  # closed by who started us
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
     try:
         sys.exit(cli(standalone_mode=False))
     except click.exceptions.NoArgsIsHelpError as error:
@@ -62,8 +65,19 @@ def main() -> None:
         click.echo("Aborted.", err=True)
         sys.exit(130)
     except click.ClickException as error:
-        click.echo(f"Error: {' '.join(error.format_message().split())}", err=True)
-        sys.exit(2)
+        _complain(error.format_message())
     except RecovGraphError as error:
-        click.echo(f"Error: {' '.join(str(error).split())}", err=True)
-        sys.exit(2)
+        _complain(str(error))
+    except BrokenPipeError:  # whoever read has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(0)
+    except OSError as error:
+        _complain(str(error))
+
+
+def _complain(message: str) -> NoReturn:
+    """End with one line; what it quotes may hold terminal escapes."""
+    line = " ".join(message.split())
+    shown = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in line)
+    click.echo(f"Error: {shown}", err=True)
+    sys.exit(2)

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from recov_graph.store import TraceStore
 
 # What no export may replace: the store, and what SQLite keeps beside it.
-BESIDE = ("", "-wal", "-shm", "-journal")
 
 
 @click.command()
@@ -66,7 +65,7 @@ def _export(path: Path, view: str, out: str, kind: Any, run: str | None, raw: bo
         raise click.BadParameter(f"is for csv, and this is {kind}", param_hint="--raw")
     check_format(kind)
     if out != "-":
-        check_writable(Path(out), "--out", *(Path(f"{path}{end}") for end in BESIDE))
+        check_writable(Path(out), "--out", path)
     elif kind == "parquet" and sys.stdout.isatty():
         raise click.BadParameter("a terminal cannot show Parquet; name a file", param_hint="--out")
     with TraceStore(existing_store(path)) as store:
@@ -117,7 +116,7 @@ def _write_metadata(out: str, path: Path) -> None:
     if out == "-":
         click.echo(text, nl=False)
         return
-    check_writable(Path(out), "--datasette", *(Path(f"{path}{end}") for end in BESIDE))
+    check_writable(Path(out), "--datasette", path)
     try:
         with whole_file(Path(out)) as file:
             file.write(text.encode())

@@ -13,6 +13,7 @@ import click
 if TYPE_CHECKING:
     from recov_graph.models import Model
 
+BESIDE = ("", "-wal", "-shm", "-journal")  # what SQLite calls the files of a database
 DB_HELP = "Trace store; default: $RECOV_GRAPH_DB, storage/traces.db in a checkout, else user data."
 
 db_option = click.option("--db", type=click.Path(path_type=Path), help=DB_HELP)
@@ -86,10 +87,16 @@ def chosen_model(
 
 def check_writable(path: Path, option: str = "--json", *inputs: Path | None) -> None:
     """Refuse an output file before any work is done for it, and one that is an input or a store."""
-    target = path if path.exists() else path.parent
-    if path.is_dir() or not path.parent.is_dir() or not os.access(target, os.W_OK):
+    try:
+        target = path if path.exists() else path.parent
+        legal = not path.is_dir() and path.parent.is_dir() and os.access(target, os.W_OK)
+        taken = [Path(f"{other}{end}").resolve() for other in inputs if other for end in BESIDE]
+        meant = path.resolve()
+    except (OSError, RuntimeError):  # a name that is too long, links that lead to one another
+        legal = False
+    if not legal:
         raise click.BadParameter(f"{path} cannot be written", param_hint=option)
-    if any(other is not None and path.resolve() == other.resolve() for other in inputs):
+    if meant in taken:
         raise click.BadParameter(
             f"{path} is the problem file or the store, which it would replace; name another",
             param_hint=option,
@@ -180,6 +187,10 @@ def existing_store(db: Path | None) -> Path:
     from recov_graph.store import default_path
 
     path = db or default_path()
-    if not path.is_file():
+    try:
+        found = path.is_file()
+    except OSError:  # a name that is too long
+        found = False
+    if not found:
         raise StoreError(f"no trace store at {path}; run `recov-graph demo` first or name one")
     return path

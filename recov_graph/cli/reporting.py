@@ -16,7 +16,7 @@ from recov_graph.cli.options import check_writable, db_option, existing_store, p
     type=click.Path(path_type=Path),
     default=Path("report.html"),
     show_default=True,
-    help="The page; it replaces an older one.",
+    help="The page, which replaces an older one; - for stdout.",
 )
 @click.option("--run", "run_id", metavar="RUN", help="Only this run; default: all in the store.")
 @click.option("--problem", metavar="ID", help="Also show this problem closely, by its id.")
@@ -42,11 +42,16 @@ def report(
     from recov_graph.store import TraceStore
 
     path = existing_store(db)
-    check_writable(out, "--out", path)
+    to_stdout = str(out) == "-"
+    if not to_stdout:
+        check_writable(out, "--out", path)
     chosen = None if policy is None else PolicyShelf().find(policy)
     with TraceStore(path) as store:
         made = build_report(store, policy=chosen, run=run_id, case=problem, texts=texts)
     text = render_page(made)
+    if to_stdout:
+        click.echo(text, nl=False)
+        return
     try:
         with whole_file(out) as file:
             file.write(text.encode())

@@ -16,7 +16,7 @@ from recov_graph.console.tables import STYLES, how_ended
 from recov_graph.console.text import NOT_STORED, console, draws, number, plain, say
 from recov_graph.errors import StoreError
 from recov_graph.store import TraceStore
-from recov_graph.store.following import retry_alone, same_problems
+from recov_graph.store.following import latest_run_of, retry_alone, same_problems
 from recov_graph.strips import Repair, Strip, problem_repairs, problem_strips
 from recov_graph.words import count
 
@@ -67,16 +67,20 @@ class Story:
 
 
 def print_problem(store: TraceStore, run_id: str | None, key: str, *, bare: bool = False) -> None:
-    """One stored problem: its attempts and decisions in order; all that have the id.
+    """One stored problem: its attempts and decisions in order; all that have the id in a run.
+
+    Without a run it is looked for in all of them, the latest first.
 
     Raises:
         StoreError: there is no such run or problem, or what is stored of it is damaged.
     """
-    run = find_run(store, run_id)
+    run = find_run(store, run_id or latest_run_of(store, key))
     problems = same_problems(store, run["id"], key)
     if not problems:
+        where = f"run {run['id']}" if run_id else store.path
         raise StoreError(
-            f"run {run['id']} has no problem {key!r}; `recov-graph show {run['id']}` lists them"
+            f"{where} has no problem {key!r}; `recov-graph show {run['id']} --db {store.path}` "
+            "lists those of a run"
         )
     out = console()
     for place, problem in enumerate(problems, start=1):

@@ -111,7 +111,7 @@ def _file(path: Path) -> int | None:
     """Which file it is, once there is something in it: an empty one is about to become a store."""
     try:
         found = path.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return found.st_ino if found.st_size else None
 

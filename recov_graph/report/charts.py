@@ -23,6 +23,7 @@ from recov_graph.report.content import (
     Panel,
     RescueRow,
 )
+from recov_graph.report.rescue import FEW, reach
 from recov_graph.report.style import Spec, curve_colours, routes_of, shape
 from recov_graph.report.wording import moment, number, percent, share, words
 
@@ -112,8 +113,7 @@ def _z_axis(found: FailureMap, feature: int, name: str) -> Spec:
 
 def rescue_charts(rows: Sequence[RescueRow], hues: Hues) -> list[Chart]:
     """For each regime the rescue rate of each operator, on the same axis."""
-    highest = max([row.rate.high or row.rate.value or 0 for row in rows], default=0)
-    domain = [0, min(1.0, math.ceil(max(highest, 0.05) * 20) / 20)]
+    domain = [0, min(1.0, math.ceil(max(reach(rows), 0.05) * 20) / 20)]
     regimes = list(dict.fromkeys(row.regime for row in rows))
     return [
         _rescue([row for row in rows if row.regime == regime], domain, index, hues)
@@ -125,6 +125,7 @@ def _rescue(rows: Sequence[RescueRow], domain: list[float], index: int, hues: Hu
     regime, labels = _regime(rows[0].regime), [_rescue_label(row) for row in rows]
     values = [
         {**_interval(row.rate), "label": label, "colour": str(i), "tip": _rescue_tip(row)}
+        | {"few": row.attempts < FEW}
         for i, (row, label) in enumerate(zip(rows, labels, strict=True))
     ]
     numbers = [str(i) for i in range(len(rows))]
@@ -136,7 +137,7 @@ def _rescue(rows: Sequence[RescueRow], domain: list[float], index: int, hues: Hu
     rate = {
         "type": "quantitative",
         "scale": {"domain": domain, "nice": False},
-        "axis": {"title": "rescued, share of attempts", "format": ".0%", "tickCount": 5},
+        "axis": {"title": "rescued, share of attempts", "format": ".0%", "tickCount": 4},
     }
     hue = {"field": "colour", "type": "nominal", "scale": scale, "legend": None}
     height = 40 * len(rows) + 56
@@ -146,8 +147,12 @@ def _rescue(rows: Sequence[RescueRow], domain: list[float], index: int, hues: Hu
         "encoding": {"y": name, "color": hue, "tooltip": {"value": "shown"}},
         "layer": [
             {
-                "mark": {"type": "rule", "strokeWidth": 2},
-                "encoding": {"x": {"field": "low", **rate}, "x2": {"field": "high"}},
+                "mark": {"type": "rule", "clip": True},
+                "encoding": {
+                    "x": {"field": "low", **rate},
+                    "x2": {"field": "high"},
+                    "strokeWidth": {"condition": {"test": "datum.few", "value": 0.8}, "value": 2.2},
+                },
             },
             {
                 "mark": {"type": "point", "filled": True, "size": 90, "opacity": 1},

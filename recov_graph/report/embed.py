@@ -16,7 +16,6 @@ from recov_graph.strips import Repair, Strip
 
 Data = dict[str, Any]
 MOST_BYTES = 1_000_000  # of all cases together
-LONGEST_KEY = 60  # characters of a point's name
 _ESCAPED = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
 
@@ -78,7 +77,7 @@ def map_data(found: FailureMap, cases: Sequence[Case]) -> Data:
     """The columns of a map; of its columns of names, the names and each one's place among them."""
     places = {case.problem: index for index, case in enumerate(cases)}
     columns = {name: getattr(found, name) for name in ("route", "outcome", "regime")}
-    columns |= {"task": found.task, "model": found.model, "key": [_name(key) for key in found.key]}
+    columns |= {"task": found.task, "model": found.model, "key": found.key}
     points = {str(i): places[id] for i, id in enumerate(found.problem) if id in places}
     return {
         "features": list(found.features),
@@ -87,10 +86,6 @@ def map_data(found: FailureMap, cases: Sequence[Case]) -> Data:
         "named": {name: _coded(column) for name, column in columns.items()},
         "cases": points,
     }
-
-
-def _name(text: str) -> str:
-    return text if len(text) <= LONGEST_KEY else f"{text[:LONGEST_KEY]}\u2026"
 
 
 def _coded(column: Iterable[str]) -> Data:

@@ -39,6 +39,7 @@ from recov_graph.report.content import (
     Report,
 )
 from recov_graph.report.embed import Limits, as_json, case_data, cleaned, map_data
+from recov_graph.report.naming import named_shortly
 from recov_graph.report.palette import THEMES
 from recov_graph.report.style import curve_colours, far, hues, palette_css, routes_of, theme
 from recov_graph.report.tables import (
@@ -55,6 +56,8 @@ from recov_graph.words import count
 
 STATIC = Path(__file__).with_name("static")
 SCRIPTS = ("vega.min.js", "vega-lite.min.js", "vega-interpreter.js", "report.js")
+LONGEST_NAMES = (80, 40, 16)  # bytes
+MOST_OF_MAPS = 1_000_000  # bytes of all points
 SAMPLE = "sample"  # the operator of a first sample
 FILTERS = ("task", "model", "route", "outcome", "regime")
 WHY = {
@@ -80,6 +83,7 @@ View = dict[str, Any]
 
 def render_page(report: Report) -> str:
     """The page: a whole HTML file."""
+    report = _held(report)
     cases, limits = case_data(report.cases)
     hued = hues(_routes(report))
     drawn = _charts(report, hued)
@@ -112,6 +116,15 @@ def render_page(report: Report) -> str:
         "policy": _policy(scripts),
     }
     return _environment().get_template("report.html").render(view)
+
+
+def _held(report: Report) -> Report:
+    """The report with names as long as the page can hold: there may be one for each point."""
+    for most in LONGEST_NAMES:
+        short = named_shortly(report, most)
+        if sum(len(as_json(cleaned(map_data(one, ())))) for one in short.maps) <= MOST_OF_MAPS:
+            break
+    return short
 
 
 def summary(report: Report) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from recov_graph.report.content import EVERY_REGIME, RescueRow
@@ -9,6 +11,7 @@ from recov_graph.report.reading import Columns, Flags, Texts
 from recov_graph.report.statistics import Floats, Ints, clusters, share
 
 JUDGED = ("rescued", "failed")
+FEW = 10  # attempts below which an interval is not given the room it would take
 
 
 def rescue_rows(decisions: Columns) -> tuple[RescueRow, ...]:
@@ -30,6 +33,13 @@ def rescue_rows(decisions: Columns) -> tuple[RescueRow, ...]:
             key=lambda row: -row.attempts,
         )
     return tuple(rows)
+
+
+def reach(rows: Sequence[RescueRow]) -> float:
+    """How far an axis of rates must go: for what is known well, or else for all of it."""
+    known = [row for row in rows if row.attempts >= FEW] or rows
+    ends = [end for row in known for end in (row.rate.high,) if end is not None]
+    return max([*ends, *(row.rate.value or 0.0 for row in rows)], default=1.0)
 
 
 def _row(

@@ -125,6 +125,16 @@ def same_problems(store: TraceStore, run_id: str, key: str) -> list[Row]:
     return store.query(sql, [run_id, first["key"]])
 
 
+def latest_run_of(store: TraceStore, key: str) -> str | None:
+    """The id of the latest run with a problem that has the user's own id."""
+    sql = (
+        "SELECT runs.id FROM problems JOIN runs ON runs.id = run_id WHERE key IN (?, ?) "
+        "ORDER BY runs.started_at DESC LIMIT 1"
+    )
+    rows = store.rows(sql, store.keys(key))
+    return str(rows[0][0]) if rows else None
+
+
 def retry_alone(store: TraceStore, problem_id: str) -> Row | None:
     """What retry alone did for a problem (rescued, attempts, tokens), where that was measured."""
     rows = store.query("SELECT * FROM retries WHERE id = ?", [problem_id])

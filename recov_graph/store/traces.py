@@ -24,6 +24,7 @@ from recov_graph.signals import FEATURE_VERSION, TokenSignals
 from recov_graph.store.blobs import pack, pack_topk, unpack, unpack_topk
 from recov_graph.store.migrations import migrations
 from recov_graph.trace import Trace
+from recov_graph.words import storable
 
 StoreText = Literal["full", "hash", "none"]
 Row = dict[str, Any]
@@ -314,7 +315,7 @@ class TraceStore:
 
     def _hash(self, text: str, salt: bytes | None = None) -> str:
         key = self._salt if salt is None else salt
-        return hashlib.blake2b(text.encode(), digest_size=16, key=key).hexdigest()
+        return hashlib.blake2b(storable(text).encode(), digest_size=16, key=key).hexdigest()
 
     def _upsert(self, table: str, columns: tuple[str, ...]) -> str:
         names = ", ".join(f'"{column}"' for column in columns)

@@ -19,6 +19,7 @@ from recov_graph.report.pictures.sheet import (
     sheet,
 )
 from recov_graph.report.pictures.text import fitted
+from recov_graph.report.rescue import FEW, reach
 
 ROW = 0.21  # inches
 COLUMNS = ((62.0, "rescued/attempts"), (128.0, "tokens/rescue"))  # right ends, in points
@@ -41,7 +42,7 @@ def draw(report: Report, theme: Theme, width: float) -> Figure:
     panels = figure.subplots(len(regimes), 1, squeeze=False, sharex=True, height_ratios=heights)
     limit = _limit(report.rescue)
     for place, (axes, (regime, rows)) in enumerate(zip(panels[:, 0], regimes.items(), strict=True)):
-        _panel(axes, rows, paints, theme, width)
+        _panel(axes, rows, paints, theme, width, limit)
         axes.set_title(fitted(regime or NO_REGIME, width / 2, LARGE), fontsize=LARGE)
         axes.set_xlim(-0.015 * limit, limit)  # a dot at 0 stays off the names
         if not place:
@@ -50,24 +51,33 @@ def draw(report: Report, theme: Theme, width: float) -> Figure:
     bottom.xaxis.set_major_formatter(percents())
     bottom.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     bottom.set_xlabel("share of attempts that rescued")
-    note(figure, theme, "Regime as predicted when the operator was chosen; 95% intervals.", width)
+    said = "Regime as predicted when the operator was chosen; 95% intervals."
+    if any((row.rate.high or 0) > limit for row in report.rescue):
+        said += f" One that leaves the axis is of fewer than {FEW} attempts."
+    note(figure, theme, said, width)
     return figure
 
 
 def _limit(rows: tuple[RescueRow, ...]) -> float:
-    """Where the axis ends: round, and not much beyond the longest interval."""
-    ends = [end for row in rows for end in (row.rate.high, row.rate.value) if end is not None]
-    top = max(ends, default=1.0)
+    """Where the axis ends: round, and not much beyond the longest interval of many attempts."""
+    top = reach(rows)
     return next(limit for limit in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0) if top <= limit + 1e-9)
 
 
 def _panel(
-    axes: Axes, rows: list[RescueRow], paints: dict[str, str], theme: Theme, width: float
+    axes: Axes,
+    rows: list[RescueRow],
+    paints: dict[str, str],
+    theme: Theme,
+    width: float,
+    limit: float,
 ) -> None:
     for y, row in enumerate(rows):
         paint = paints[row.operator]
         if row.rate.low is not None and row.rate.high is not None:
-            axes.plot([row.rate.low, row.rate.high], [y, y], color=paint, linewidth=1.6, zorder=3)
+            ends = [row.rate.low, min(row.rate.high, limit)]
+            thick = 0.6 if row.attempts < FEW else 1.8
+            axes.plot(ends, [y, y], color=paint, linewidth=thick, zorder=3)
         if row.rate.value is not None:
             axes.plot(
                 [row.rate.value], [y], "o", color=paint, markersize=5, zorder=4, clip_on=False

@@ -196,7 +196,7 @@
   let why = "";
 
   function readFilters() {
-    const chosen = form ? all("select", form).filter((select) => select.value !== "*") : [];
+    const chosen = form ? all("select", form).filter((select) => select.selectedIndex > 0) : [];
     filters = Object.fromEntries(chosen.map((select) => [select.name, select.value]));
   }
 
@@ -231,6 +231,7 @@
     if (!found) return;
     found.hidden = false;
     found.open = true;
+    document.querySelector(".no-case").hidden = true;
     showTraces(found);
     found.scrollIntoView({ block: "start" });
     if (focus) found.querySelector("summary").focus({ preventScroll: true });
@@ -421,13 +422,18 @@
   for (const chart of charts) { nearby.observe(chart); sizes.observe(chart); }
   if (form) {
     form.addEventListener("change", applyFilters);
-    form.addEventListener("reset", () => setTimeout(applyFilters));
+    form.addEventListener("reset", () => {
+      const first = document.querySelector(".picks button");
+      if (first) pick(first);
+      setTimeout(applyFilters);
+    });
     form.addEventListener("submit", (event) => event.preventDefault());
   }
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { if (!before) redraw(); });
   addEventListener("keydown", (event) => { if (event.key === "Escape") hideTip(); });
   addEventListener("scroll", hideTip, { passive: true });
   addEventListener("hashchange", openLinked);
+  for (const link of all('a[href^="#case-"]')) link.addEventListener("click", () => setTimeout(openLinked));
   addEventListener("beforeprint", startPrint);
   addEventListener("afterprint", endPrint);
   applyFilters();
