@@ -358,7 +358,7 @@
   function reading({ at, part, i }, strip) {
     const piece = part.pieces ? ` “${part.pieces[i].replaceAll("\n", "↵").replaceAll(" ", "·")}”` : "";
     const junction = at === strip.junction ? ", the junction" : "";
-    return `Token ${at.toLocaleString("en")} of ${strip.length.toLocaleString("en")}${piece}${junction}: J ${figure(part.J[i])}, `
+    return `Token ${at.toLocaleString("en")}${piece}${junction}: J ${figure(part.J[i])}, `
       + `path ${figure(part.path[i])}, coverage ${figure(part.coverage[i])}, entropy ${figure(part.entropy[i])}`;
   }
 
