@@ -84,7 +84,7 @@ def demo(pair: EmbeddedPair, tmp_path_factory: pytest.TempPathFactory) -> Demo:
     how: dict[str, Any] = {"temperature": 0.6, "max_new_tokens": 160, "seed": 0}
     with TraceStore(path) as store:
         graph = create_recovery_graph(pair, "numeric", store=store, kind="demo", seed=0)
-        batch = run_batch(graph, bundled_problems()[::9])
+        batch = run_batch(graph, bundled_problems()[::15])
         compare_with_retry(batch, pair, as_verifier("numeric"), **how)
         keep_retries(batch, store)
         survey(batch, pair, store, temperature=how["temperature"])

@@ -286,7 +286,7 @@ def test_nothing_is_foreseen_where_chances_do_not_vary_as_supposed(kinds: list[s
 def test_what_is_foreseen_covers_what_comes() -> None:
     rng = np.random.default_rng(3)
     covered = 0
-    for _ in range(40):
+    for _ in range(25):
         with TraceStore(":memory:") as store:
             run, reached = StoredRun(store), []
             for chance in rng.beta(0.3, 0.5, size=150):
@@ -301,7 +301,7 @@ def test_what_is_foreseen_covers_what_comes() -> None:
         curve = [one for one in panel.curves if one.source == "estimated"]
         after_6 = curve[0].rescued[6] if curve else None
         covered += after_6 is None or after_6.low <= np.mean(reached) <= after_6.high
-    assert covered >= 35
+    assert covered >= 21
 
 
 def test_a_black_box_that_reads_the_prompt_for_each_sample_makes_no_retry_dear(

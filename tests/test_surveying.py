@@ -22,7 +22,7 @@ def ran(pair: EmbeddedPair, store: TraceStore, **options: Any) -> Batch:
     graph = build_recovery_graph(
         pair, "numeric", store=store, seed=0, interventions=["retry", "dense_steer"], **options
     )
-    return run_batch(graph.compile(), bundled_problems()[:24])
+    return run_batch(graph.compile(), bundled_problems()[:8])
 
 
 def test_failures_that_were_routed_without_features_get_them_and_nothing_else_changes(
