@@ -174,7 +174,7 @@ def test_the_page_shows_all_its_charts_without_a_word_or_a_request(
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_pictures_of_the_readme_can_be_made(demo: Path, open_page: Open, scheme: str) -> None:
-    opened = open_page(demo, scheme, 1180, 1130)
+    opened = open_page(demo, scheme, 1180, 1300)
     opened.page.wait_for_selector(".pair .chart svg")
     opened.page.screenshot(path=SCREENSHOTS / f"report-{scheme}.png")
     assert 30_000 < (SCREENSHOTS / f"report-{scheme}.png").stat().st_size < 400_000
