@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from recov_graph.cli.options import check_writable, db_option, existing_store
+from recov_graph.cli.options import (
+    check_writable,
+    db_option,
+    existing_store,
+    unwritable,
+    write_whole,
+)
 
 if TYPE_CHECKING:
     from recov_graph.store import TraceStore
-
-# What no export may replace: the store, and what SQLite keeps beside it.
 
 
 @click.command()
@@ -83,7 +87,7 @@ def _to_file(out: Path, store: TraceStore, view: str, kind: Any, **options: Any)
         with whole_file(out) as file:
             rows = export(store, file, view, kind, **options)
     except OSError as error:
-        raise _unwritable(out, error, "--out") from None
+        raise unwritable(out, error, "--out") from None
     click.echo(f"wrote {count(rows, view)} to {out}")
 
 
@@ -98,7 +102,7 @@ def _to_stdout(store: TraceStore, view: str, kind: Any, **options: Any) -> None:
         # What is still buffered goes nowhere, or Python complains of it at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
         if not isinstance(error, BrokenPipeError):  # who read has read enough
-            raise _unwritable("stdout", error, "--out") from None
+            raise unwritable("stdout", error, "--out") from None
 
 
 def _refuse_others(view: str, options: dict[str, Any]) -> None:
@@ -110,21 +114,12 @@ def _refuse_others(view: str, options: dict[str, Any]) -> None:
 
 
 def _write_metadata(out: str, path: Path) -> None:
-    from recov_graph.exporting import metadata_json, whole_file
+    from recov_graph.exporting import metadata_json
 
     text = metadata_json(path.stem)
     if out == "-":
         click.echo(text, nl=False)
         return
     check_writable(Path(out), "--datasette", path)
-    try:
-        with whole_file(Path(out)) as file:
-            file.write(text.encode())
-    except OSError as error:
-        raise _unwritable(Path(out), error, "--datasette") from None
+    write_whole(Path(out), text.encode(), "--datasette")
     click.echo(f"wrote {out}; `datasette {path} --metadata {out}` shows the traces")
-
-
-def _unwritable(path: Path | str, error: OSError, option: str) -> click.BadParameter:
-    why = error.strerror or str(error)
-    return click.BadParameter(f"{path} cannot be written: {why}", param_hint=option)

@@ -109,6 +109,23 @@ def check_writable(path: Path, option: str = "--json", *inputs: Path | None) -> 
                 raise click.BadParameter(f"{path} is a database; name another", param_hint=option)
 
 
+def write_whole(path: Path, content: bytes, option: str) -> None:
+    """Write a file that takes its name once all of it is there."""
+    from recov_graph.exporting import whole_file
+
+    try:
+        with whole_file(path) as file:
+            file.write(content)
+    except OSError as error:
+        raise unwritable(path, error, option) from None
+
+
+def unwritable(path: Path | str, error: OSError, option: str) -> click.BadParameter:
+    """What to raise where an output turns out not to be writable."""
+    why = error.strerror or str(error)
+    return click.BadParameter(f"{path} cannot be written: {why}", param_hint=option)
+
+
 def number(low: float, high: float, *, strict: bool = False) -> click.FloatRange:
     """A number within bounds; unlike click's own it refuses NaN."""
     return _Number(low, high, min_open=strict, max_open=strict)

@@ -16,6 +16,7 @@ from recov_graph.cli.options import (
     existing_store,
     number,
     policy_option,
+    write_whole,
 )
 
 if TYPE_CHECKING:
@@ -103,7 +104,8 @@ def plot(
             click.echo(f"{name} left out: {figure}", err=True)
             continue
         told = {"title": f"recov-graph: {name}", "description": DESCRIBED[name]}
-        _write(targets[name], encoded(figure, kind, theme=theme, dpi=dpi, **told))
+        picture = encoded(figure, kind, theme=theme, dpi=dpi, **told)
+        write_whole(targets[name], picture, "--out")
         click.echo(str(targets[name]))
 
 
@@ -215,15 +217,3 @@ def _case(report: Report, problem: str) -> Case | None:
     meant = [case for case in report.cases if "asked for" in case.why or case.key == problem]
     measured = [case for case in meant if case.strips]
     return next(iter(measured or meant), None)
-
-
-def _write(path: Path, content: bytes) -> None:
-    from recov_graph.exporting import whole_file
-
-    try:
-        with whole_file(path) as file:
-            file.write(content)
-    except OSError as error:
-        raise click.BadParameter(
-            f"{path} cannot be written: {error.strerror or error}", param_hint="--out"
-        ) from None

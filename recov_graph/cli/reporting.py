@@ -6,7 +6,13 @@ from pathlib import Path
 
 import click
 
-from recov_graph.cli.options import check_writable, db_option, existing_store, policy_option
+from recov_graph.cli.options import (
+    check_writable,
+    db_option,
+    existing_store,
+    policy_option,
+    write_whole,
+)
 
 
 @click.command()
@@ -36,7 +42,6 @@ def report(
     policy: str | None,
 ) -> None:
     """Write one page of what failed, what rescued it and what it cost; it needs no network."""
-    from recov_graph.exporting import whole_file
     from recov_graph.policies import PolicyShelf
     from recov_graph.report import build_report, render_page
     from recov_graph.store import TraceStore
@@ -52,13 +57,7 @@ def report(
     if to_stdout:
         click.echo(text, nl=False)
         return
-    try:
-        with whole_file(out) as file:
-            file.write(text.encode())
-    except OSError as error:
-        raise click.BadParameter(
-            f"{out} cannot be written: {error.strerror or error}", param_hint="--out"
-        ) from None
+    write_whole(out, text.encode(), "--out")
     click.echo(f"{out}: {made.failed} of {made.problems} problems failed, {_size(text)}")
 
 
