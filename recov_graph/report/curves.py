@@ -12,7 +12,7 @@ from recov_graph.report.reference import Reference
 from recov_graph.report.retrying import Forecast
 from recov_graph.report.statistics import Floats, Ints, share
 
-POINTS = 40
+POINTS = 24  # limits of a curve, spread evenly over problems
 MOST_POLICIES = 4  # that get a curve of their own, those with most failed problems
 
 
