@@ -17,6 +17,7 @@ from typing import IO, Any, Literal, get_args
 from recov_graph.errors import InvalidInputError, MissingExtraError, StoreError
 from recov_graph.store import TraceStore
 from recov_graph.store.canned import datasette_metadata
+from recov_graph.store.following import find_run
 from recov_graph.store.views import COLUMNS, Column
 from recov_graph.words import short
 
@@ -133,10 +134,8 @@ def _read(store: TraceStore, view: str, run: str | None) -> Iterator[Rows]:
     """The rows of a view through a connection of its own, so that nobody waits for the reader."""
     if store.path == ":memory:":
         raise InvalidInputError("a store in memory cannot be exported; give it a file")
-    if run is not None and store.run(run) is None:
-        latest = store.run()
-        known = f"the latest is {latest['id']}" if latest else "it has none at all"
-        raise StoreError(f"{store.path} has no run {run!r}; {known}")
+    if run is not None:
+        find_run(store, run)
     names = ", ".join(COLUMNS[view])
     where = "" if run is None else "WHERE run_id = ?"
     try:

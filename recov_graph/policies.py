@@ -13,7 +13,6 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from recov_graph.problem import describe, strict_json
 from recov_graph.routing.policy import DEFAULT, Policy, default_policy, load_policy
 from recov_graph.store import default_path
 from recov_graph.store.traces import now
-from recov_graph.words import cut, short
+from recov_graph.words import cut, listed, short
 
 ENVIRONMENT = "RECOV_GRAPH_POLICIES"
 SHIPPED = "shipped"
@@ -184,7 +183,9 @@ class PolicyShelf:
         if ref.lower() in meant:
             meant = [ref.lower()]
         if len(meant) > 1:
-            raise PolicyError(f"{short(ref)} could mean {_some(meant)}; give more of the hash")
+            raise PolicyError(
+                f"{short(ref)} could mean {listed(meant, SHOWN)}; give more of the hash"
+            )
         if meant:
             entry = named[meant[0]]
             if entry.policy is not None:
@@ -193,7 +194,7 @@ class PolicyShelf:
         if os.sep in ref or ref.endswith(".json"):
             return self._load(Path(ref))
         sound = [(name, e.policy.name) for name, e in named.items() if e.policy is not None]
-        known = _some([f"{found} ({short(name, 40)})" for found, name in sound])
+        known = listed([f"{found} ({short(name, 40)})" for found, name in sound], SHOWN)
         legal = f"a file, a name or at least {LEAST_PREFIX} characters of a hash"
         raise PolicyError(f"no policy is {short(ref)}; give {legal}; known are {known}")
 
@@ -380,11 +381,6 @@ def _is_file(ref: str) -> bool:
 def _one_line(error: PolicyError) -> str:
     # The names of files on the shelf are not the user's own words.
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(error))
-
-
-def _some(names: Collection[str]) -> str:
-    shown = ", ".join([*names][:SHOWN])
-    return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"
 
 
 def _sync_folder(folder: Path) -> None:

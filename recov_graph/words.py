@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 
 def count(number: int, noun: str) -> str:
     """A number with its noun, in the plural where it is one: "1 problem", "2,000 problems"."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def listed(names: Collection[str], most: int) -> str:
+    """The first of the names, and how many more there are: "a, b and 3 more"."""
+    shown = ", ".join([*names][:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
 def cut(text: str, limit: int = 80) -> str:

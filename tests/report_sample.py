@@ -297,13 +297,15 @@ def _case(
     strips = tuple(_strip(rng, i, k, length, hostile, stored) for k in range(3))
     repairs = _repairs(strips, hostile, stored, solved=found.outcome[i] == "rescued")
     attempts = [
-        AttemptRow(k, "sample", "failed", "170 is not 133", "170", length, "".join(s.pieces or ()))
+        AttemptRow(
+            k, None, "sample", "failed", "170 is not 133", "170", length, "".join(s.pieces or ())
+        )
         for k, s in enumerate(strips)
     ]
     attempts += [
-        AttemptRow(r.position, r.operator, "passed" if r.outcome == "rescued" else "failed",
+        AttemptRow(r.position, k, r.operator, "passed" if r.outcome == "rescued" else "failed",
                    None, "133" if r.outcome == "rescued" else "131", r.tokens, r.repaired)
-        for r in repairs
+        for k, r in enumerate(repairs)
     ]  # fmt: skip
     decisions = [
         DecisionRow(k, "steerable_hard", r.operator, 0.21 - 0.03 * k,
@@ -316,7 +318,7 @@ def _case(
         )
     if not stored:
         attempts = [
-            AttemptRow(a.position, a.operator, a.verdict, None, None, a.tokens, None)
+            AttemptRow(a.position, a.step, a.operator, a.verdict, None, None, a.tokens, None)
             for a in attempts
         ]
     hurt = HOSTILE[i % len(HOSTILE)]

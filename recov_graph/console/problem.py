@@ -10,13 +10,13 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from recov_graph.console.runs import find_run, say_run
+from recov_graph.console.runs import say_run
 from recov_graph.console.strip import drawn, legend, shades
 from recov_graph.console.tables import STYLES, how_ended
 from recov_graph.console.text import NOT_STORED, console, draws, number, plain, say
 from recov_graph.errors import StoreError
 from recov_graph.store import TraceStore
-from recov_graph.store.following import latest_run_of, retry_alone, same_problems
+from recov_graph.store.following import find_run, latest_run_of, retry_alone, same_problems
 from recov_graph.strips import Repair, Strip, problem_repairs, problem_strips
 from recov_graph.words import count
 

@@ -7,9 +7,8 @@ from typing import Any
 
 from recov_graph.console.tables import Column, coloured, failed_first, fitted, how_ended
 from recov_graph.console.text import console, draws, number, plain, say
-from recov_graph.errors import StoreError
 from recov_graph.store import TraceStore
-from recov_graph.store.following import all_runs
+from recov_graph.store.following import all_runs, find_run
 from recov_graph.words import count
 
 Row = dict[str, Any]
@@ -40,22 +39,6 @@ ENDED = (
     ("verifier_error", "verifier errors"),
 )
 COUNTED = ("problems", "failed", "rescued", "tokens")
-
-
-def find_run(store: TraceStore, run_id: str | None) -> Row:
-    """A run by its id, or the latest.
-
-    Raises:
-        StoreError: there is none.
-    """
-    run = store.run(run_id)
-    if run is None:
-        if run_id is None:
-            raise StoreError(f"{store.path} has no run; run `recov-graph demo` first")
-        latest = store.run()
-        known = f"the latest is {latest['id']}" if latest else "it has none at all"
-        raise StoreError(f"{store.path} has no run {run_id!r}; {known}")
-    return run
 
 
 def print_runs(store: TraceStore, *, bare: bool = False) -> None:

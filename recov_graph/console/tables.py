@@ -72,16 +72,12 @@ def fitted(columns: Sequence[Column], rows: Iterable[Sequence[str | Text]], widt
 
 def how_ended(problem: dict[str, Any], run: dict[str, Any]) -> str:
     """How a stored problem ended: its stop reason, but rescued where it failed first."""
-    if problem["solved"] and problem["regime"] is not None:
+    if problem["how"] == "rescued":
         return "rescued"
     # Nothing was run for outcomes from elsewhere.
     return problem["stop_reason"] or ("imported" if run["kind"] == "import" else "unfinished")
 
 
 def failed_first(problem: dict[str, Any]) -> bool:
-    """Whether a stored problem ended, and its first samples had failed; as `batch.summary` says."""
-    if problem["stop_reason"] is None or not problem["attempts"]:
-        return False
-    if problem["regime"] is not None:  # it was routed
-        return True
-    return problem["stop_reason"] not in ("solved", "verifier_error")
+    """Whether a stored problem ended, and its first samples had failed."""
+    return problem["how"] not in (None, "solved_first", "unjudged")

@@ -26,7 +26,7 @@ from recov_graph.routing.policy import Policy, default_policy
 from recov_graph.store import TraceStore
 from recov_graph.store.traces import now
 from recov_graph.version import __version__
-from recov_graph.words import count, cut
+from recov_graph.words import count, cut, listed
 
 MOST_RUNS = 50
 RUNS = (
@@ -99,19 +99,15 @@ def _built(
     )
 
 
-def _listed(names: list[str]) -> str:
-    shown = ", ".join(cut(name, 60) for name in names[:3])
-    return shown + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
 def _notes(problems: Problems, reference: Reference) -> list[str]:
     """What a reader has to know before believing the figures."""
     lost = problems.lost
     notes = []
     strange = [model for model in sorted(set(problems.model[lost])) if not reference.has(model)]
     if strange:
+        models = listed([cut(model, 60) for model in strange], 3)
         notes.append(
-            f"{reference.name} was fitted on no failure of {_listed(strange)}: its chances, and "
+            f"{reference.name} was fitted on no failure of {models}: its chances, and "
             "so its stops, are those of other models. `recov-graph refit` learns yours."
         )
     if 0 < lost.sum() < FEW:

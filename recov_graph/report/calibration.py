@@ -5,17 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from recov_graph.report.content import Bin, Calibration
-from recov_graph.report.reading import Columns, Flags, Problems
-from recov_graph.report.statistics import NOTHING, Floats, Ints, clusters, share
+from recov_graph.report.reading import JUDGED, Columns, Flags, Problems, decision_clusters
+from recov_graph.report.statistics import NOTHING, Floats, Ints, share
 
 BINS = 10
 LEAST_IN_BIN = 10
-JUDGED = ("rescued", "failed")
 
 
 def calibration(problems: Problems, decisions: Columns) -> Calibration:
     """Bins of predictions with what came of them."""
-    cluster = clusters(*(decisions.texts(name) for name in ("model", "task", "key")))
+    cluster = decision_clusters(decisions)
     predicted = decisions.numbers("expected_rescue")
     operator = decisions.texts("operator")
     # Where another operator had to stand in, the prediction was of something else.

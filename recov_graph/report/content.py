@@ -259,9 +259,10 @@ class Drift:
 
 @dataclass(frozen=True)
 class AttemptRow:
-    """One attempt of a case."""
+    """One attempt of a case; `step` is of the decision that led to it, None for a first sample."""
 
     position: int
+    step: int | None
     operator: str
     verdict: str
     explanation: str | None

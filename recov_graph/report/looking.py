@@ -90,6 +90,7 @@ def _case(
         strips = [replace(strip, pieces=None) for strip in strips]
         repairs = [replace(repair, **WORDLESS) for repair in repairs]
     decisions = store.problem_decisions(problem)
+    steps = {decision["id"]: decision["step"] for decision in decisions}
     return Case(
         problem=problem,
         key=str(problems.key[row]),
@@ -101,7 +102,10 @@ def _case(
         tokens=int(problems.tokens[row]),
         prompt=stored["prompt"] if kept else None,
         expected=_expected(stored["answer"]) if kept else None,
-        attempts=tuple(_attempt(one, kept) for one in store.problem_attempts(problem)),
+        attempts=tuple(
+            _attempt(one, steps.get(one["decision_id"]), kept)
+            for one in store.problem_attempts(problem)
+        ),
         decisions=tuple(
             DecisionRow(
                 one["step"],
@@ -130,9 +134,10 @@ def _expected(answer: str | None) -> str:
     return value if isinstance(value, str) else answer
 
 
-def _attempt(row: dict[str, Any], kept: bool) -> AttemptRow:
+def _attempt(row: dict[str, Any], step: int | None, kept: bool) -> AttemptRow:
     return AttemptRow(
         row["position"],
+        step,
         row["operator"],
         row["value"] or "not judged",
         row["explanation"] if kept else None,

@@ -52,13 +52,12 @@ from recov_graph.report.tables import (
     run_table,
 )
 from recov_graph.report.wording import moment, percent, share, shortened, visible, words
-from recov_graph.words import count
+from recov_graph.words import count, listed
 
 STATIC = Path(__file__).with_name("static")
 SCRIPTS = ("vega.min.js", "vega-lite.min.js", "vega-interpreter.js", "report.js")
 LONGEST_NAMES = (80, 40, 16)  # bytes
 MOST_OF_MAPS = 1_000_000  # bytes of all points
-SAMPLE = "sample"  # the operator of a first sample
 FILTERS = ("task", "model", "route", "outcome", "regime")
 WHY = {
     "asked for": "Asked for",
@@ -83,7 +82,7 @@ View = dict[str, Any]
 
 def render_page(report: Report) -> str:
     """The page: a whole HTML file."""
-    report = _held(report)
+    report, maps = _held(report)
     cases, limits = case_data(report.cases)
     hued = hues(_routes(report))
     drawn = _charts(report, hued)
@@ -91,14 +90,13 @@ def render_page(report: Report) -> str:
         "theme": theme(),
         "far": FAR,
         "charts": {chart.id: [chart.spec, chart.points] for chart in _all(drawn)},
-        "maps": [map_data(found, report.cases) for found in report.maps],
     }
     scripts = [_static(name) for name in SCRIPTS]
     view = {
         "report": report,
         "summary": summary(report),
-        "models": _listed(run.model for run in report.runs),
-        "policies": _listed(run.policy for run in report.runs),
+        "models": _few(run.model for run in report.runs),
+        "policies": _few(run.policy for run in report.runs),
         "lead": _lead(report),
         "figures": _figures(report, drawn, hued),
         "hued": hued,
@@ -110,7 +108,7 @@ def render_page(report: Report) -> str:
         "shown_features": {name for found in report.maps for name in found.features},
         "used": _used(report),
         "steps": STEPS,
-        "data": Markup(as_json({**cleaned(data), "cases": cases})),
+        "data": Markup(as_json({**cleaned(data), "maps": maps, "cases": cases})),
         "css": Markup(_css()),
         "scripts": [Markup(script) for script in scripts],
         "policy": _policy(scripts),
@@ -118,13 +116,14 @@ def render_page(report: Report) -> str:
     return _environment().get_template("report.html").render(view)
 
 
-def _held(report: Report) -> Report:
-    """The report with names as long as the page can hold: there may be one for each point."""
+def _held(report: Report) -> tuple[Report, list[Any]]:
+    """The report with names as long as the page can hold, since each point may have one; points."""
     for most in LONGEST_NAMES:
         short = named_shortly(report, most)
-        if sum(len(as_json(cleaned(map_data(one, ())))) for one in short.maps) <= MOST_OF_MAPS:
+        maps = [cleaned(map_data(found, short.cases)) for found in short.maps]
+        if len(as_json(maps)) <= MOST_OF_MAPS:
             break
-    return short
+    return short, maps
 
 
 def summary(report: Report) -> str:
@@ -154,10 +153,9 @@ def summary(report: Report) -> str:
     return f"{said}."
 
 
-def _listed(names: Iterable[str]) -> str:
+def _few(names: Iterable[str]) -> str:
     """The names in use, at most three of them."""
-    found = [name for name in dict.fromkeys(names) if name]
-    return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+    return listed([name for name in dict.fromkeys(names) if name], 3)
 
 
 def _used(report: Report) -> list[tuple[str, str]]:
@@ -304,16 +302,18 @@ def _case(case: Case, limits: Limits) -> View:
 
 
 def _timeline(case: Case, attempts: Sequence[AttemptRow], limits: Limits) -> list[View]:
-    """First samples, then each decision with the attempt that it led to."""
-    samples = [attempt for attempt in attempts if attempt.operator == SAMPLE]
-    others = [attempt for attempt in attempts if attempt.operator != SAMPLE]
-    steps = [_attempt(attempt, limits) for attempt in samples]
-    for decision in sorted(case.decisions, key=lambda decision: decision.step):
-        if others or decision.operator is None or len(attempts) == len(case.attempts):
+    """First samples, then each decision with the attempts that it led to."""
+    made: dict[int | None, list[AttemptRow]] = {}
+    for attempt in attempts:
+        made.setdefault(attempt.step, []).append(attempt)
+    steps = [_attempt(attempt, limits) for attempt in made.get(None, ())]
+    whole = len(attempts) == len(case.attempts)
+    for decision in case.decisions:
+        led_to = made.get(decision.step, [])
+        if led_to or decision.operator is None or whole:
             steps.append({"decision": decision, "reason": _text(decision.reason, limits.text)})
-        if others and others[0].operator == decision.operator:
-            steps.append(_attempt(others.pop(0), limits))
-    return steps + [_attempt(attempt, limits) for attempt in others]
+        steps += [_attempt(attempt, limits) for attempt in led_to]
+    return steps
 
 
 def _attempt(attempt: AttemptRow, limits: Limits) -> View:

@@ -174,6 +174,14 @@ def _prices(store: TraceStore, columns: Columns) -> Floats:
     return prices
 
 
+JUDGED = ("rescued", "failed")  # outcomes of attempts that tell something
+
+
+def decision_clusters(decisions: Columns) -> Ints:
+    """Int [D]: decisions on the same problem, however often it was run, are one cluster."""
+    return clusters(*(decisions.texts(name) for name in ("model", "task", "key")))
+
+
 def read_decisions(store: TraceStore, run: str | None) -> Columns:
     """All decisions, or those of a run, problem by problem in order."""
     rows = store.rows(

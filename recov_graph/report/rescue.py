@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from recov_graph.report.content import EVERY_REGIME, RescueRow
-from recov_graph.report.reading import Columns, Flags, Texts
-from recov_graph.report.statistics import Floats, Ints, clusters, share
+from recov_graph.report.reading import JUDGED, Columns, Flags, Texts, decision_clusters
+from recov_graph.report.statistics import Floats, Ints, share
 
-JUDGED = ("rescued", "failed")
 FEW = 10  # attempts below which an interval is not given the room it would take
 
 
@@ -19,7 +18,7 @@ def rescue_rows(decisions: Columns) -> tuple[RescueRow, ...]:
     outcome, regime = decisions.texts("outcome"), decisions.texts("regime")
     operator = decisions.texts("carried_out")
     tokens = np.nan_to_num(decisions.numbers("tokens"))
-    cluster = clusters(*(decisions.texts(name) for name in ("model", "task", "key")))
+    cluster = decision_clusters(decisions)
     judged = np.isin(outcome, JUDGED)
     rows = []
     names = sorted(set(regime[judged]))

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from recov_graph.store.traces import PROBLEMS, Row, TraceStore
+from recov_graph.errors import StoreError
+from recov_graph.store.traces import HOW, PROBLEMS, Row, TraceStore
 
 # Those whose new rows tell how a run stands, with the range of them that is looked at: an abandoned
 # timeline takes rows away again, and outcomes are written anew, so all is counted anew at times.
@@ -33,12 +34,6 @@ def _of_run(table: str, of: str) -> str:
 
 
 BEGUN = f"SELECT count(*), max(started_at) FROM problems WHERE run_id = ?1 AND rowid {_RANGE}"
-# As `batch.summary` counts: who was routed had failed first, and so had who had no attempt left.
-HOW = (
-    "CASE WHEN solved THEN iif(regime IS NULL, 'solved_first', 'rescued') "
-    "WHEN attempts = 0 OR (regime IS NULL AND stop_reason = 'verifier_error') THEN 'unjudged' "
-    "ELSE stop_reason END"
-)
 ENDED = (
     f"SELECT {HOW}, count(*), max(finished_at) FROM outcomes "
     f"{_of_run('outcomes', 'outcomes.id')} GROUP BY 1"
@@ -111,6 +106,22 @@ def rollouts_and_repairs(store: TraceStore, problem_id: str) -> list[Row]:
     )
 
 
+def find_run(store: TraceStore, run_id: str | None) -> Row:
+    """A run by its id, or the latest.
+
+    Raises:
+        StoreError: there is none.
+    """
+    run = store.run(run_id)
+    if run is None:
+        if run_id is None:
+            raise StoreError(f"{store.path} has no run; run `recov-graph demo` first")
+        latest = store.run()
+        known = f"the latest is {latest['id']}" if latest else "it has none at all"
+        raise StoreError(f"{store.path} has no run {run_id!r}; {known}")
+    return run
+
+
 def all_runs(store: TraceStore) -> list[Row]:
     """Every run with its numbers of problems, failed and rescued ones, and tokens, oldest first."""
     return store.query(RUNS)
@@ -118,11 +129,8 @@ def all_runs(store: TraceStore) -> list[Row]:
 
 def same_problems(store: TraceStore, run_id: str, key: str) -> list[Row]:
     """The problems of a run that have the user's own id in common, in order."""
-    first = store.run_problem(run_id, key)
-    if first is None:
-        return []
-    sql = f"{PROBLEMS} WHERE run_id = ? AND key = ? ORDER BY problems.rowid"
-    return store.query(sql, [run_id, first["key"]])
+    sql = f"{PROBLEMS} WHERE run_id = ? AND key IN (?, ?) ORDER BY problems.rowid"
+    return store.query(sql, [run_id, *store.keys(key)])
 
 
 def latest_run_of(store: TraceStore, key: str) -> str | None:

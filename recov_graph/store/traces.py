@@ -53,8 +53,14 @@ STORED = " UNION ALL ".join(
     )
 )
 
+# As `batch.summary` counts: who was routed had failed first, and so had who had no attempt left.
+HOW = (
+    "CASE WHEN solved THEN iif(regime IS NULL, 'solved_first', 'rescued') "
+    "WHEN attempts = 0 OR (regime IS NULL AND stop_reason = 'verifier_error') THEN 'unjudged' "
+    "ELSE stop_reason END"
+)
 PROBLEMS = (
-    "SELECT problems.*, outcomes.*, problems.id AS id, "
+    f"SELECT problems.*, outcomes.*, problems.id AS id, {HOW} AS how, "
     "prompt_tokens + completion_tokens + scored_tokens AS tokens "
     "FROM problems LEFT JOIN outcomes ON outcomes.id = problems.id"
 )

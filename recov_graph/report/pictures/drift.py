@@ -13,6 +13,7 @@ from recov_graph.report.content import OFF, Drift, Report
 from recov_graph.report.palette import OPERATORS
 from recov_graph.report.pictures.sheet import LARGE, NORMAL, SMALL, Theme, note, quiet, sheet
 from recov_graph.report.pictures.text import fitted, shown, width_of, wrapped
+from recov_graph.report.wording import words
 from recov_graph.words import count
 
 ROW = 0.85  # inches of a feature's axes
@@ -66,7 +67,7 @@ def _feature(axes: Axes, drift: Drift, place: int, theme: Theme) -> None:
     axes.set(ylim=(low, high), xlim=(-0.5, len(drift.starts) - 0.5))
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
     quiet(axes, theme, grid="y")
-    label = fitted(name.replace("_", " "), 2.5, NORMAL)
+    label = fitted(words(name), 2.5, NORMAL)
     axes.set_title(
         f"{label}, drifting" if flagged else label,
         fontsize=NORMAL,

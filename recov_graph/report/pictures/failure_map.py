@@ -22,6 +22,8 @@ from recov_graph.report.pictures.sheet import (
     sheet,
 )
 from recov_graph.report.pictures.text import fitted, shown
+from recov_graph.report.style import far
+from recov_graph.report.wording import words
 from recov_graph.words import count
 
 LEAST = 2.0
@@ -75,7 +77,7 @@ def _row(row: list[Axes], failures: FailureMap, paints: dict[str, str], theme: T
     z = [np.nan_to_num(np.asarray(column, dtype=float)) for column in failures.z]
     if len(z) == 1:  # nothing to set it against: spread out, the same way each time
         z.append(np.linspace(-1, 1, len(z[0])) if len(z[0]) > 1 else np.zeros(1))
-    names = [*(shown(name.replace("_", " ")) for name in failures.features), ""]
+    names = [*(shown(words(name)) for name in failures.features), ""]
     pairs = [(0, 1), (2, 1)] if len(z) > 2 else [(0, 1)]
     spread = max(float(np.abs(column).max()) for column in z)
     limit = max(LEAST, math.ceil(min(spread, FAR) * 2) / 2)
@@ -152,11 +154,7 @@ def _said(maps: Sequence[FailureMap]) -> str:
     """What the axes are, and what is not on them."""
     references = list(dict.fromkeys(failures.reference for failures in maps))
     said = [f"z-scores against {', and '.join(references)}."]
-    beyond = sum(
-        any(abs(column[i]) > FAR for column in failures.z[:3])
-        for failures in maps
-        for i in range(len(failures.key))
-    )
+    beyond = sum(map(far, maps))
     if beyond:
         said.append(f"{beyond:,} beyond {FAR:.0f} are drawn at the border.")
     unmeasured = sum(failures.unmeasured for failures in maps)
