@@ -23,7 +23,7 @@ CREATE TABLE "runs" (
    "store_text" TEXT NOT NULL,
    "seed" INTEGER,
    "started_at" TEXT NOT NULL
-) STRICT;
+, "settings" TEXT, "planned" INTEGER) STRICT;
 CREATE TABLE "problems" (
    "id" TEXT PRIMARY KEY NOT NULL,
    "run_id" TEXT NOT NULL REFERENCES "runs"("id"),
@@ -332,3 +332,11 @@ CREATE VIEW decision AS
   JOIN runs ON runs.id = problems.run_id
   LEFT JOIN interventions ON interventions.rowid = (
     SELECT MAX(made.rowid) FROM interventions AS made WHERE made.decision_id = decisions.id);
+CREATE TABLE "underway" (
+   "id" TEXT PRIMARY KEY NOT NULL REFERENCES "rollouts"("id"),
+   "spent" INTEGER NOT NULL,
+   "details" TEXT,
+   "taken" BLOB,
+   "pieces" TEXT,
+   "specialist" BLOB
+) STRICT;

@@ -556,7 +556,7 @@ def newer_policy(folder: Path, problems: Path) -> list[Any]:
 def newer_database(folder: Path, problems: Path) -> list[Any]:
     path = folder / "newer.db"
     with TraceStore(path) as store:
-        store._db.execute(
+        store._engine.connection.execute(
             "INSERT INTO _sqlite_migrations (migration_set, name, applied_at) "
             "SELECT migration_set, 'm999_from_the_future', applied_at FROM _sqlite_migrations "
             "LIMIT 1"

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from sqlite_utils import Migrations
 
-import recov_graph.store.traces as traces_module
+import recov_graph.store.sqlite as sqlite_module
 from recov_graph.errors import InvalidInputError, StoreError
 from recov_graph.graph import create_recovery_graph
 from recov_graph.interventions import Attempt
@@ -547,9 +547,9 @@ def test_folders_are_made_where_missing(tmp_path: Path) -> None:
 def test_a_migration_that_fails_midway_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = traces_module.migrations
+    real = sqlite_module.migrations
     breaking = Migrations(real.name)
-    for migration in real.pending(traces_module.Database(memory=True)):
+    for migration in real.pending(sqlite_module.Database(memory=True)):
         breaking(name=migration.name)(migration.fn)
 
     @breaking()
@@ -562,7 +562,7 @@ def test_a_migration_that_fails_midway_leaves_nothing_behind(
     with TraceStore(old) as store:
         store.write(runs=[RUN])
     before = dump(old)
-    monkeypatch.setattr(traces_module, "migrations", breaking)
+    monkeypatch.setattr(sqlite_module, "migrations", breaking)
     for path in (new, old):
         with pytest.raises(StoreError, match="NOT NULL"):
             TraceStore(path)

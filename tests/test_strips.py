@@ -118,7 +118,7 @@ def test_no_hash_is_shown_for_a_text(tmp_path: Path, store_text: Any) -> None:
     ],
 )
 def test_what_is_damaged_is_named(told: TraceStore, sql: str, words: str) -> None:
-    told._connection.execute(sql)
+    told._engine.connection.execute(sql)
     with pytest.raises(StoreError, match=words):
         problem_strips(told, "hard")
 

@@ -69,7 +69,7 @@ def test_counts_are_those_of_a_fresh_look_even_where_rows_go(db: Path) -> None:
     with TraceStore(db) as store, TraceStore(db) as writer:
         follower = Follower(store)
         follower.look()
-        writer._connection.execute("DELETE FROM interventions WHERE id = 'hard/4'")
+        writer._engine.connection.execute("DELETE FROM interventions WHERE id = 'hard/4'")
         add_problem(writer, "more")
         seen, fresh = follower.look(), Follower(writer).look()
     assert seen is not None
@@ -104,7 +104,7 @@ def test_the_rate_is_that_of_the_problems_that_ended_last(db: Path) -> None:
         for i in range(5):
             add_problem(store, f"p{i}")
             end(store, f"p{i}", "solved", routed=False)
-            store._connection.execute(
+            store._engine.connection.execute(
                 "UPDATE outcomes SET finished_at = ? WHERE id = ?", [stamp.format(2 * i), f"p{i}"]
             )
         assert follower.rate() == pytest.approx(60 * 6 / 8)
@@ -136,22 +136,24 @@ def steps(store: TraceStore, act: Any) -> int:
         counted += 1
         return 0
 
-    store._connection.set_progress_handler(count, 100)
+    store._engine.connection.set_progress_handler(count, 100)
     act()
-    store._connection.set_progress_handler(None, 100)
+    store._engine.connection.set_progress_handler(None, 100)
     return counted
 
 
 def test_looking_neither_writes_nor_waits_for_a_writer(db: Path) -> None:
     with TraceStore(db) as store, TraceStore(db) as writer:
         follower = Follower(store)
-        store._connection.execute("PRAGMA query_only = ON")  # whatever writes fails from here
-        writer._connection.execute("BEGIN IMMEDIATE")
+        store._engine.connection.execute(
+            "PRAGMA query_only = ON"
+        )  # whatever writes fails from here
+        writer._engine.connection.execute("BEGIN IMMEDIATE")
         began = time.monotonic()
         assert follower.look() is not None
         assert follower.rate() is None
         assert time.monotonic() - began < 5.0
-        writer._connection.execute("ROLLBACK")
+        writer._engine.connection.execute("ROLLBACK")
 
 
 # The command

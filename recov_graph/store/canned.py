@@ -300,7 +300,7 @@ _SHOWN: Mapping[str, Mapping[str, Any]] = {
 }
 _MEASURED = ("calls", "rollouts", "verdicts", "token_arrays", "features", "rollout_features")
 _DECIDED = ("decisions", "interventions", "outcomes", "retries", "profiles", "tallies", "tape")
-HIDDEN = ("problems", *_MEASURED, *_DECIDED, "settings", "_sqlite_migrations")
+HIDDEN = ("problems", *_MEASURED, *_DECIDED, "underway", "settings", "_sqlite_migrations")
 
 
 def datasette_metadata(database: str = DATABASE) -> dict[str, Any]:

@@ -204,7 +204,7 @@ class Follower:
         Raises:
             StoreError: the store cannot be read.
         """
-        version = self._store.query("PRAGMA data_version")[0]["data_version"]
+        version = self._store.version()
         if version == self._version:
             if self._standing is not None:
                 self._standing.events = []

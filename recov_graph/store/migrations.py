@@ -295,3 +295,26 @@ def m004_pictures(db: Database) -> None:
 def m005_views(db: Database) -> None:
     # Flat tables to explore by; a later step that changes one makes all of them anew.
     make_views(db)
+
+
+@migrations()
+def m006_resuming(db: Database) -> None:
+    # How a run was begun, as JSON, and how many problems it has: it is gone on with by the same.
+    db.table("runs").add_column("settings", str)
+    db.table("runs").add_column("planned", int)
+    # What a problem under way needs to be gone on with by another process, and only so long: the
+    # arrays of rollouts that may yet be measured, and what an attempt not judged yet has cost.
+    _create(
+        db,
+        "underway",
+        {
+            "id": str,
+            "spent": int,
+            "details": str,
+            "taken": bytes,
+            "pieces": str,
+            "specialist": bytes,
+        },
+        optional=("details", "taken", "pieces", "specialist"),
+        references=(("id", "rollouts"),),
+    )

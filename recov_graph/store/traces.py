@@ -5,30 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-import sqlite3
 import threading
-import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-from sqlite_utils import Database
 
 from recov_graph.errors import InvalidInputError, StoreError
 from recov_graph.features import TraceFeatures
 from recov_graph.rollout import Rollout
 from recov_graph.signals import FEATURE_VERSION, TokenSignals
 from recov_graph.store.blobs import pack, pack_topk, unpack, unpack_topk
-from recov_graph.store.migrations import migrations
+from recov_graph.store.sqlite import SqliteFile
 from recov_graph.trace import Trace
 from recov_graph.words import storable
 
 StoreText = Literal["full", "hash", "none"]
 Row = dict[str, Any]
-BUSY_SECONDS = 30.0
 # Columns that hold what a user or a model wrote: kept, hashed or dropped.
 TEXT_COLUMNS = {
     "problems": ("prompt", "answer"),
@@ -42,6 +39,7 @@ _OF_ROLLOUTS = "id IN (SELECT id FROM rollouts WHERE problem_id = ?1)"
 STORED = " UNION ALL ".join(
     f"SELECT '{table}', id FROM {table} WHERE {whose}"
     for table, whose in (
+        ("underway", _OF_ROLLOUTS),
         ("interventions", _OF_ROLLOUTS),
         ("features", _OF_ROLLOUTS),
         ("token_arrays", _OF_ROLLOUTS),
@@ -76,7 +74,7 @@ class TraceStore:
 
     Args:
         path: the file, made with its folders where missing; ":memory:" for a store that is gone
-            when closed.
+            when closed. A file that may not be written is opened to be read.
         store_text: "full" keeps prompts, answers and outputs; "hash" keeps salted hashes of them;
             "none" keeps neither. Token ids, reasons and details of interventions may be text in
             another guise and are kept with "full" only. Hashes hide text from a glance, not from
@@ -96,65 +94,33 @@ class TraceStore:
             raise InvalidInputError("the store's path is empty; name a file, or ':memory:'")
         self.store_text = store_text
         self._lock = threading.RLock()
+        self._engine_type = SqliteFile
         with self._clear_errors():
-            if self.path != ":memory:":
-                Path(self.path).parent.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(
-                self.path, timeout=BUSY_SECONDS, check_same_thread=False, isolation_level=None
-            )
-            self._db = Database(self._connection)
-            try:
-                self._prepare()
-            except BaseException:
-                self._connection.close()
-                raise
-
-    def _prepare(self) -> None:
-        self._db.execute("PRAGMA foreign_keys = ON")
-        self._refuse_newer()
-        self._write_ahead()
-        self._db.execute("PRAGMA synchronous = NORMAL")
-        with self._transaction():
-            migrations.apply(self._db)
-            self._db.execute(
-                "INSERT OR IGNORE INTO settings (id, value) VALUES ('salt', ?)",
-                [secrets.token_hex(16)],
-            )
-        rows = self.query("SELECT value FROM settings WHERE id = 'salt'")
-        self._salt = bytes.fromhex(rows[0]["value"])
+            self._engine = SqliteFile(self.path)
+        try:
+            self._salt = self._own_salt()
+        except BaseException:
+            self._engine.close()
+            raise
         # With "none" not even a guess at an id may be confirmed by whoever holds the file.
         self._key_salt = secrets.token_bytes(16) if self.store_text == "none" else self._salt
 
-    def _write_ahead(self) -> None:
-        """Switch to WAL; unlike other statements the switch does not wait for a busy file."""
-        deadline = time.monotonic() + BUSY_SECONDS
-        while True:
-            try:
-                return self._db.enable_wal()
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                    raise
-                time.sleep(0.01)
-
-    def _refuse_newer(self) -> None:
-        tables = set(self._db.table_names())
-        if tables and "_sqlite_migrations" not in tables:
-            raise StoreError(
-                f"{self.path} is a database of another program, not of recov-graph; "
-                "name another file with --db or RECOV_GRAPH_DB"
-            )
-        known = {migration.name for migration in migrations.pending(Database(memory=True))}
-        for migration in migrations.applied(self._db):
-            if migration.name not in known:
-                raise StoreError(
-                    f"{self.path} was written by a newer recov-graph (it has {migration.name!r}); "
-                    "upgrade with `pip install -U recov-graph` or name another file with --db"
+    def _own_salt(self) -> bytes:
+        """The store's salt, made once: of two who make it at a time one is first."""
+        sql = "SELECT value FROM settings WHERE id = 'salt'"
+        if not (rows := self.rows(sql)):
+            with self._clear_errors(), self._transaction():
+                self._engine.run(
+                    "INSERT INTO settings (id, value) VALUES ('salt', ?) ON CONFLICT DO NOTHING",
+                    [secrets.token_hex(16)],
                 )
+            rows = self.rows(sql)
+        return bytes.fromhex(rows[0][0])
 
     def close(self) -> None:
         """Close the file; a closed store cannot be used again."""
         with self._lock:
-            self._connection.close()
+            self._engine.close()
 
     def __enter__(self) -> TraceStore:
         return self
@@ -174,12 +140,16 @@ class TraceStore:
         with self._clear_errors(), self._transaction():
             self._written(tables)
 
+    def write_paid(self, **tables: Sequence[Mapping[str, Any]]) -> None:
+        """As `write`, for what cost something: a loss of power afterwards takes none of it."""
+        with self._clear_errors(), self._transaction(durable=True):
+            self._written(tables)
+
     def _written(self, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
         for table, rows in tables.items():
-            if rows:
-                redacted = [self._redacted(table, row) for row in rows]
-                for row in redacted:
-                    self._db.conn.execute(self._upsert(table, tuple(row)), row)
+            kept = self._redacted(table, rows)
+            for columns, alike in groupby(kept, key=tuple):
+                self._engine.upsert(table, columns, [tuple(row.values()) for row in alike])
 
     def settle(self, outcome: Mapping[str, Any], **kept: Collection[str]) -> None:
         """Write how a problem ended; of what was written of it before, only these ids stay.
@@ -189,10 +159,10 @@ class TraceStore:
         """
         with self._clear_errors(), self._transaction():
             self._written({"outcomes": [outcome]})
-            stored = self._db.conn.execute(STORED, [outcome["id"]]).fetchall()
+            _, stored = self._engine.read(STORED, [outcome["id"]])
             stale = [(table, name) for table, name in stored if name not in kept.get(table, ())]
             for table, name in stale:
-                self._db.conn.execute(f'DELETE FROM "{table}" WHERE id = ?', [name])
+                self._engine.run(f'DELETE FROM "{table}" WHERE id = ?', [name])
 
     def write_traces(self, traces: Mapping[str, Trace]) -> None:
         """Store what was measured on failed rollouts that are in the store already, by their id."""
@@ -276,28 +246,28 @@ class TraceStore:
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """Rows of a SELECT as dictionaries."""
         with self._clear_errors(), self._lock:
-            cursor = self._db.execute(sql, list(parameters))
-            names = [column[0] for column in cursor.description]
-            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+            names, rows = self._engine.read(sql, parameters)
+        return [dict(zip(names, row, strict=True)) for row in rows]
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """Rows of a SELECT as tuples: where there are very many."""
         with self._clear_errors(), self._lock:
-            return self._db.execute(sql, list(parameters)).fetchall()
+            return self._engine.read(sql, parameters)[1]
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         """All that is read inside is of one moment, whatever others write; nothing is written."""
+        with self._clear_errors(), self._lock, self._engine.snapshot():
+            yield
+
+    def version(self) -> int:
+        """A number that changes whenever somebody else has written to the store."""
         with self._clear_errors(), self._lock:
-            self._db.execute("BEGIN")
-            try:
-                yield
-            finally:
-                self._db.execute("COMMIT")
+            return self._engine.version()
 
     def schema(self) -> str:
         """The SQL that makes an empty store."""
-        return self._db.schema
+        return self._engine.schema()
 
     def key(self, value: str) -> str:
         """A user's own id as the `key` column holds it: itself, or its salted hash."""
@@ -307,14 +277,18 @@ class TraceStore:
         """What a user's own id may be held as, whatever was kept when it was stored."""
         return value, self._hash(value)
 
-    def _redacted(self, table: str, row: Mapping[str, Any]) -> Row:
+    def _redacted(self, table: str, rows: Sequence[Mapping[str, Any]]) -> Iterable[Row]:
+        if self.store_text == "full":
+            return map(dict, rows)
+        return (self._without_text(table, row) for row in rows)
+
+    def _without_text(self, table: str, row: Mapping[str, Any]) -> Row:
         kept = dict(row)
         for column in TEXT_COLUMNS.get(table, ()):
             value = kept.get(column)
-            if self.store_text != "full" and value is not None:
+            if value is not None:
                 kept[column] = self._hash(value) if self.store_text == "hash" else None
-        if self.store_text != "full":
-            kept |= dict.fromkeys(FREE_COLUMNS.get(table, ()))
+        kept |= dict.fromkeys(FREE_COLUMNS.get(table, ()))
         if table == "problems":
             kept["key"] = self.key(kept["key"])
         return kept
@@ -323,32 +297,17 @@ class TraceStore:
         key = self._salt if salt is None else salt
         return hashlib.blake2b(storable(text).encode(), digest_size=16, key=key).hexdigest()
 
-    def _upsert(self, table: str, columns: tuple[str, ...]) -> str:
-        names = ", ".join(f'"{column}"' for column in columns)
-        values = ", ".join(f":{column}" for column in columns)
-        changed = ", ".join(f'"{c}" = excluded."{c}"' for c in columns if c != "id")
-        return (
-            f'INSERT INTO "{table}" ({names}) VALUES ({values}) '
-            f"ON CONFLICT (id) DO UPDATE SET {changed}"
-        )
-
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-            except BaseException:
-                self._db.rollback()
-                raise
-            self._db.execute("COMMIT")
+    def _transaction(self, *, durable: bool = False) -> Iterator[None]:
+        with self._lock, self._engine.transaction(durable=durable):
+            yield
 
     @contextmanager
     def _clear_errors(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError, OverflowError, UnicodeError) as error:
+        except self._engine_type.errors as error:
             raise StoreError(
-                f"trace store {self.path}: {error}; check that the path can be written and is "
-                "a recov-graph database, or name another with --db or RECOV_GRAPH_DB"
+                f"trace store {self.path}: {error}; {self._engine_type.hint}, "
+                "or name another with --db or RECOV_GRAPH_DB"
             ) from error

@@ -1,0 +1,177 @@
+"""A trace store in one SQLite file: WAL, one connection, usable from any thread under a lock."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from sqlite_utils import Database
+
+from recov_graph.errors import StoreError
+from recov_graph.store.migrations import migrations
+
+BUSY_SECONDS = 60.0
+MEMORY = ":memory:"
+
+
+class SqliteFile:
+    """The file behind a `TraceStore`. Whoever calls holds the store's lock.
+
+    A file that may not be written, as on a read-only medium, is opened to be read.
+
+    Args:
+        path: the file, made with its folders where missing; ":memory:" for none at all.
+
+    Raises:
+        StoreError: a database of another program, or of a newer version of this one.
+    """
+
+    errors: tuple[type[Exception], ...] = (sqlite3.Error, OSError, OverflowError, UnicodeError)
+    hint = "check that the path can be written and is a recov-graph database"
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.read_only = path != MEMORY and _only_readable(Path(path))
+        if path != MEMORY and not self.read_only:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+        self.connection = sqlite3.connect(
+            _read_only_uri(Path(path)) if self.read_only else path,
+            timeout=BUSY_SECONDS,
+            check_same_thread=False,
+            isolation_level=None,
+            uri=self.read_only,
+        )
+        self._db = Database(self.connection)
+        try:
+            self._prepare()
+        except BaseException:
+            self.connection.close()
+            raise
+
+    def _prepare(self) -> None:
+        self.run("PRAGMA foreign_keys = ON")
+        pending = self._pending()
+        if self.read_only:
+            if pending:
+                raise StoreError(
+                    f"{self.path} is of an older recov-graph and may only be read, so that it "
+                    "cannot be upgraded; copy it to where it can be written"
+                )
+            return
+        self._write_ahead()
+        self.run("PRAGMA synchronous = NORMAL")
+        if pending:
+            with self.transaction():
+                migrations.apply(self._db)
+
+    def _write_ahead(self) -> None:
+        """Switch to WAL; unlike other statements the switch does not wait for a busy file."""
+        deadline = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                return self._db.enable_wal()
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+
+    def _pending(self) -> bool:
+        """Whether steps of the schema are missing; refuses what is not ours or is newer."""
+        tables = set(self._db.table_names())
+        if tables and "_sqlite_migrations" not in tables:
+            raise StoreError(
+                f"{self.path} is a database of another program, not of recov-graph; "
+                "name another file with --db or RECOV_GRAPH_DB"
+            )
+        known = {migration.name for migration in migrations.pending(Database(memory=True))}
+        applied = {migration.name for migration in migrations.applied(self._db)}
+        for name in sorted(applied - known):
+            raise StoreError(
+                f"{self.path} was written by a newer recov-graph (it has {name!r}); "
+                "upgrade with `pip install -U recov-graph` or name another file with --db"
+            )
+        return applied != known
+
+    def close(self) -> None:
+        """Close the file."""
+        self.connection.close()
+
+    def read(self, sql: str, parameters: Sequence[Any] = ()) -> tuple[list[str], list[Any]]:
+        """The names of the columns and the rows of a SELECT."""
+        cursor = self.connection.execute(sql, parameters)
+        return [column[0] for column in cursor.description], cursor.fetchall()
+
+    def run(self, sql: str, parameters: Sequence[Any] = ()) -> None:
+        """Carry out a statement that gives nothing back."""
+        self.connection.execute(sql, parameters)
+
+    def upsert(self, table: str, columns: tuple[str, ...], rows: Iterable[Sequence[Any]]) -> None:
+        """Insert rows, or update those whose id is there."""
+        self.connection.executemany(upsert_sql(table, columns), rows)
+
+    @contextmanager
+    def transaction(self, *, durable: bool = False) -> Iterator[None]:
+        """All that is written inside, or none of it.
+
+        Args:
+            durable: once it returns, this and all before it survive a loss of power; otherwise
+                the last moments before one may be missing, and nothing else.
+        """
+        if durable:
+            self.run("PRAGMA synchronous = FULL")
+        self.run("BEGIN IMMEDIATE")
+        try:
+            yield
+            self.run("COMMIT")
+        except BaseException:
+            if self.connection.in_transaction:
+                self.connection.rollback()
+            raise
+        finally:
+            if durable:
+                self.run("PRAGMA synchronous = NORMAL")
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """All that is read inside is of one moment."""
+        self.run("BEGIN")
+        try:
+            yield
+        finally:
+            self.run("COMMIT")
+
+    def version(self) -> int:
+        """A number that changes whenever somebody else has written."""
+        return int(self.read("PRAGMA data_version")[1][0][0])
+
+    def schema(self) -> str:
+        """The SQL that makes an empty store."""
+        return self._db.schema
+
+
+@lru_cache(maxsize=256)
+def upsert_sql(table: str, columns: tuple[str, ...]) -> str:
+    """The statement that inserts a row, or updates the one that has its id."""
+    names = ", ".join(f'"{column}"' for column in columns)
+    values = ", ".join("?" * len(columns))
+    changed = ", ".join(f'"{c}" = excluded."{c}"' for c in columns if c != "id")
+    do = f"UPDATE SET {changed}" if changed else "NOTHING"
+    return f'INSERT INTO "{table}" ({names}) VALUES ({values}) ON CONFLICT (id) DO {do}'
+
+
+def _only_readable(path: Path) -> bool:
+    return path.is_file() and not os.access(path, os.W_OK)
+
+
+def _read_only_uri(path: Path) -> str:
+    # Beside a file in WAL mode SQLite has to write, were it only to read; a file that nobody can
+    # write is taken as it is, unless somebody's writing is still in its log.
+    log = path.with_name(f"{path.name}-wal")
+    alone = not os.access(path.parent, os.W_OK) and not (log.is_file() and log.stat().st_size)
+    return f"{path.resolve().as_uri()}?mode=ro{'&immutable=1' if alone else ''}"
