@@ -19,7 +19,8 @@ import numpy as np
 
 from benchmarks.rescue import SEEDS, RandomRouter, Stream, in_rounds, report
 from recov_graph import Budget, TraceStore, create_recovery_graph
-from recov_graph.batch import recovery_tokens, run_batch
+from recov_graph.batch import run_batch
+from recov_graph.figures import recovery_tokens
 from recov_graph.graph import TEMPERATURE
 from recov_graph.interventions import default_interventions
 from recov_graph.models import Capability, Generation

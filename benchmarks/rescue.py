@@ -17,8 +17,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from recov_graph import Budget, build_recovery_graph, create_recovery_graph
-from recov_graph.batch import Batch, recovery_tokens, run_batch
+from recov_graph.batch import Batch, run_batch
 from recov_graph.budget import MeteredModel
+from recov_graph.figures import recovery_tokens
 from recov_graph.graph import MAX_NEW_TOKENS, SAMPLES, TEMPERATURE
 from recov_graph.interventions import Failure, default_interventions, registered
 from recov_graph.models.embedded import EmbeddedPair, bundled_problems

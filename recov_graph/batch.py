@@ -1,43 +1,86 @@
-"""Many problems through one graph, and the figures that sum a batch up."""
+"""Many problems through one graph: what is kept of them, and retry alone measured beside them."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
-from recov_graph.attempts import SAMPLE
 from recov_graph.baseline import RetryAlone, retry_alone
+from recov_graph.figures import (
+    Figures,
+    Output,
+    first_failed,
+    recovery_tokens,
+    regime_of,
+    retry_figures,
+)
 from recov_graph.graph import CompiledGraph
 from recov_graph.models.base import Model
 from recov_graph.problem import Problem
 from recov_graph.store import TraceStore
 from recov_graph.verifiers import Verifier
 
-UNROUTED = "not routed"  # failures that the budget left no attempt for
+Keep = Literal["results", "failures", "figures"]
+
+
+class FailedProblem(NamedTuple):
+    """A problem whose first samples failed: its id in the store, regime and recovery tokens."""
+
+    order: int
+    problem: Problem
+    id: str
+    regime: str
+    tokens: int
 
 
 @dataclass(slots=True)
 class Batch:
-    """Problems with what the graph made of them.
+    """What the graph made of problems.
+
+    Args:
+        keep: what is kept of each: "results", all of it; "failures", what is needed to measure
+            retry alone beside them; "figures", nothing but the sums, whatever their number.
 
     Attributes:
-        results: (problem, the graph's output), in order.
+        figures: the sums over all.
+        results: (problem, the graph's output), as they ended.
+        failures: those whose first samples failed.
         seconds: wall-clock time of the graph.
         retry: what retry alone did with as many tokens, by problem id, where measured.
         not_reached: problems that a budget over all of them left no samples for.
+        example: the problem to look at first: a rescued one, else a failed one, else any.
     """
 
+    keep: Keep = "results"
+    figures: Figures = field(default_factory=Figures)
     results: list[tuple[Problem, dict[str, Any]]] = field(default_factory=list)
+    failures: list[FailedProblem] = field(default_factory=list)
     seconds: float = 0.0
     retry: dict[str, RetryAlone] | None = None
     not_reached: int = 0
+    example: str | None = None
+    _worth: int = -1
+
+    def add(self, problem: Problem, output: Output, order: int | None = None) -> None:
+        """A problem has ended so; `order` is its place among all, by default as they end."""
+        self.figures.add(output)
+        worth = 2 * bool(output["route"]) + bool(output["solved"])
+        if worth > self._worth:
+            self.example, self._worth = problem.id, worth
+        if self.keep == "results":
+            self.results.append((problem, dict(output)))
+        if self.keep != "figures" and first_failed(output):
+            name = output["attempts"][0]["id"].rpartition("/")[0]
+            place = self.figures.problems if order is None else order
+            regime, tokens = regime_of(output), recovery_tokens(output)
+            self.failures.append(FailedProblem(place, problem, name, regime, tokens))
 
     @property
     def failed(self) -> list[tuple[Problem, dict[str, Any]]]:
-        """Those whose first samples failed: none passed, and at least one could be judged."""
-        return [(problem, out) for problem, out in self.results if _first_failed(out)]
+        """Of the results, those whose first samples failed."""
+        return [(problem, out) for problem, out in self.results if first_failed(out)]
 
 
 def run_batch(
@@ -49,8 +92,7 @@ def run_batch(
     batch = Batch()
     started = time.monotonic()
     for problem in problems:
-        output = graph.invoke({"problem": problem.model_dump()})
-        batch.results.append((problem, dict(output)))
+        batch.add(problem, graph.invoke({"problem": problem.model_dump()}))
         batch.seconds = time.monotonic() - started
         on_result(batch)
     return batch
@@ -62,11 +104,12 @@ def compare_with_retry(batch: Batch, model: Model, verifier: Verifier, **setting
     One pool for all: a pool for each regime would give most tokens to the problems that the loop
     could not rescue, and make retrying look worse than it is.
     """
+    batch.failures.sort(key=lambda failed: failed.order)  # however many went side by side
     batch.retry = retry_alone(
         model,
         verifier,
-        [problem for problem, _ in batch.failed],
-        tokens=sum(recovery_tokens(output) for _, output in batch.failed),
+        [failed.problem for failed in batch.failures],
+        tokens=sum(failed.tokens for failed in batch.failures),
         **settings,
     )
 
@@ -78,97 +121,26 @@ def keep_retries(batch: Batch, store: TraceStore) -> None:
     store.write(
         retries=[
             {
-                "id": output["attempts"][0]["id"].rpartition("/")[0],
-                "rescued": int(batch.retry[problem.id].rescued),
-                "attempts": batch.retry[problem.id].attempts,
-                "tokens": batch.retry[problem.id].tokens,
+                "id": failed.id,
+                "rescued": int(batch.retry[failed.problem.id].rescued),
+                "attempts": batch.retry[failed.problem.id].attempts,
+                "tokens": batch.retry[failed.problem.id].tokens,
             }
-            for problem, output in batch.failed
+            for failed in batch.failures
         ]
     )
 
 
-def recovery_tokens(output: dict[str, Any]) -> int:
-    """Tokens spent on one problem after its first samples: scoring, ancestor and attempts."""
-    first = sum(a["spent"] for a in output["attempts"] if a["operator"] == SAMPLE)
-    return int(output["usage"]["tokens"] - first)
-
-
 def summary(batch: Batch) -> dict[str, Any]:
-    """The batch in figures, as plain data.
-
-    Problems are solved_first, failed or unjudged (no first sample could be drawn and judged); the
-    failed are rescued, stopped, budget_exhausted or errors.
-    """
-    outputs = [out for _, out in batch.results]
-    failed = [out for _, out in batch.failed]
-    solved_first = sum(out["solved"] and not out["route"] for out in outputs)
-    reasons = [out["stop_reason"] for out in failed]
-    recovery = sum(recovery_tokens(out) for out in failed)
-    figures: dict[str, Any] = {
-        "problems": len(outputs),
-        "solved_first": solved_first,
-        "failed": len(failed),
-        "rescued": sum(out["solved"] for out in failed),
-        "stopped": reasons.count("out_of_reach"),
-        "budget_exhausted": reasons.count("budget_exhausted"),
-        "errors": reasons.count("model_error") + reasons.count("verifier_error"),
-        "unjudged": len(outputs) - solved_first - len(failed),
-        "by_intervention": _by_intervention(failed),
-        "by_regime": {
-            regime: _regime([out for out in failed if _regime_of(out) == regime])
-            for regime in _regimes(batch.failed)
-        },
+    """The batch in figures, as plain data; see `Figures.as_data`."""
+    figures = {
+        **batch.figures.as_data(),
         "not_reached": batch.not_reached,
-        "tokens": sum(int(out["usage"]["tokens"]) for out in outputs),
-        "recovery_tokens": recovery,
         "seconds": round(batch.seconds, 3),
     }
     if batch.retry is not None:
         for regime, row in figures["by_regime"].items():
-            ids = [problem.id for problem, out in batch.failed if _regime_of(out) == regime]
-            row["retry_alone"] = _retry([batch.retry[name] for name in ids])
-        figures["retry_alone"] = _retry(list(batch.retry.values()))
+            ids = [failed.problem.id for failed in batch.failures if failed.regime == regime]
+            row["retry_alone"] = retry_figures([batch.retry[name] for name in ids])
+        figures["retry_alone"] = retry_figures(list(batch.retry.values()))
     return figures
-
-
-def _regime(outputs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "problems": len(outputs),
-        "rescued": sum(out["solved"] for out in outputs),
-        "tokens": sum(recovery_tokens(out) for out in outputs),
-        "by_intervention": _by_intervention(outputs),
-    }
-
-
-def _by_intervention(outputs: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
-    table: dict[str, dict[str, int]] = {}
-    for attempt in (a for out in outputs for a in out["attempts"] if a["operator"] != SAMPLE):
-        row = table.setdefault(attempt["operator"], {"attempts": 0, "rescues": 0, "tokens": 0})
-        row["attempts"] += 1
-        row["rescues"] += attempt["verdict"] is not None and attempt["verdict"]["value"] == "passed"
-        row["tokens"] += attempt["spent"]
-    return dict(sorted(table.items(), key=lambda item: -item[1]["attempts"]))
-
-
-def _retry(outcomes: Sequence[RetryAlone]) -> dict[str, int]:
-    return {
-        "rescued": sum(outcome.rescued for outcome in outcomes),
-        "attempts": sum(outcome.attempts for outcome in outcomes),
-        "tokens": sum(outcome.tokens for outcome in outcomes),
-    }
-
-
-def _regimes(failed: Sequence[tuple[Problem, dict[str, Any]]]) -> list[str]:
-    return sorted({_regime_of(out) for _, out in failed})
-
-
-def _regime_of(output: dict[str, Any]) -> str:
-    """The regime predicted first: the last one knows how the problem ended."""
-    return output["route"][0]["regime"] if output["route"] else UNROUTED
-
-
-def _first_failed(output: dict[str, Any]) -> bool:
-    first = [a["verdict"] for a in output["attempts"] if a["operator"] == SAMPLE]
-    values = {verdict["value"] for verdict in first if verdict is not None}
-    return "failed" in values and "passed" not in values

@@ -22,7 +22,7 @@ from recov_graph.interventions import Intervention
 from recov_graph.models import Model, as_model
 from recov_graph.models.base import Decoding, decoding_of
 from recov_graph.nodes import Nodes
-from recov_graph.recorder import Recorder
+from recov_graph.recorder import Recorder, RunStart
 from recov_graph.routing import Policy, Router
 from recov_graph.settings import as_settings, as_store
 from recov_graph.state import INPUTS, Inputs, RecoveryInput, RecoveryOutput, RecoveryState
@@ -57,6 +57,7 @@ def build_recovery_graph(
     inputs: Inputs = "either",
     kind: str = "graph",
     open_problems: int = KEPT_PROBLEMS,
+    run: RunStart | None = None,
 ) -> Graph:
     """The recovery loop as a StateGraph, to be compiled or changed further.
 
@@ -84,6 +85,7 @@ def build_recovery_graph(
         inputs: what the graph takes: a "problem", chat "messages", or "either".
         kind: what the trace store calls runs of this graph.
         open_problems: of how many problems under way at a time arrays are kept in memory.
+        run: a run of the store that can be gone on with; by default each graph is a new one.
 
     Raises:
         InvalidInputError: an argument of the wrong type or range, naming what is legal.
@@ -116,6 +118,7 @@ def build_recovery_graph(
         verifier=verifier.name,
         router=settings.router,
         seed=seed,
+        run=run,
     )
     nodes = Nodes(
         model,

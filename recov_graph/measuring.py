@@ -93,9 +93,11 @@ class Measuring:
         arrays = self.workspace.of(state["recovery_id"])
         if arrays.unscorable:
             return {}
+        if arrays.rollouts is None:  # another process took the problem over
+            arrays.rollouts = self.recorder.rollouts(state["recovery_id"])
         return {
             attempt["id"]: arrays.rollouts[attempt["id"]]
             for attempt in failed_samples(state)
-            # Rollouts are gone where another process took the problem over, or where empty.
+            # Another process may not have kept them; of empty ones there is nothing to measure.
             if attempt["id"] in arrays.rollouts and len(arrays.rollouts[attempt["id"]].token_ids)
         }

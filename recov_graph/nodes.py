@@ -23,7 +23,7 @@ from recov_graph.attempts import (
 )
 from recov_graph.budget import BudgetExhausted, MeteredModel
 from recov_graph.context import STEPS, TOO_FEW_STEPS, RecoveryContext, given_context
-from recov_graph.errors import InvalidInputError, ModelError, RecovGraphError
+from recov_graph.errors import InvalidInputError, ModelError, RecovGraphError, StoreError
 from recov_graph.evidence import evidence_of
 from recov_graph.intervening import intervene
 from recov_graph.interventions.base import Failure, Intervention
@@ -79,7 +79,7 @@ class Nodes:
         problem = given_problem(state)
         settings = self._settings(runtime)
         refuse_without_thread(settings.approve, runtime)
-        recovery_id = new_recovery_id(runtime.execution_info)
+        recovery_id = self.recorder.id_of(problem) or new_recovery_id(runtime.execution_info)
         started: Changes = dict(new_recovery(problem, recovery_id))
         started["approve"] = sorted(settings.approve)
         self.recorder.started(recovery_id, problem)
@@ -117,10 +117,8 @@ class Nodes:
                 zip(rollouts, shares(meter.spent.tokens, len(rollouts)), strict=True)
             )
         ]
-        arrays.rollouts = {
-            attempt["id"]: rollout for attempt, rollout in zip(attempts, rollouts, strict=True)
-        }
-        self.recorder.attempted(recovery_id, attempts, meter.calls)
+        arrays.rollouts = {a["id"]: one for a, one in zip(attempts, rollouts, strict=True)}
+        self.recorder.attempted(recovery_id, attempts, meter.calls, arrays.rollouts)
         return {**started, "attempts": attempts, "calls": meter.calls}
 
     def verify(self, state: State, runtime: Runtime[RecoveryContext]) -> Changes:
@@ -345,6 +343,8 @@ class Nodes:
         runtime: Runtime[RecoveryContext],
     ) -> Changes:
         """End the problem after a model call that failed or that the budget refused."""
+        if isinstance(error, StoreError):  # what cannot be kept is no failure of the model
+            raise error
         self.recorder.attempted(state["recovery_id"], [], meter.calls)
         calls = {**state["calls"], **meter.calls}
         reason: StopReason = "model_error"

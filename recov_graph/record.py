@@ -185,7 +185,7 @@ def record(
     chosen = _possible(as_model(model), interventions)
     _check_tape(store, chosen)
     work = partial(_recorded, model, verifier, settings=settings, operators=tuple(chosen.values()))
-    names = {"model": as_model(model).name, "verifier": as_verifier(verifier).name}
+    names: dict[str, Any] = {"model": as_model(model).name, "verifier": as_verifier(verifier).name}
     router = RuleRouter(default_policy())
     writer = Recorder(store, kind="record", **names, router=router, seed=settings.seed)
     on_tape = 0

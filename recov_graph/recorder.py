@@ -3,21 +3,43 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
 from recov_graph.attempts import SAMPLE, failed_samples
 from recov_graph.problem import Problem
-from recov_graph.rollout import Usage
+from recov_graph.rollout import Rollout, Usage
 from recov_graph.rollout_features import ROLLOUT_FEATURE_VERSION, RolloutFeatures
 from recov_graph.routing.decision import Router
 from recov_graph.routing.policy import ROUTER_VERSION
 from recov_graph.signals import FEATURE_VERSION
 from recov_graph.state import AttemptData, DecisionData, RecoveryState
+from recov_graph.store.blobs import pack, pack_topk
+from recov_graph.store.progress import kept_rollouts
 from recov_graph.store.traces import TraceStore, now
 from recov_graph.trace import Trace
 from recov_graph.version import __version__
+
+
+@dataclass(frozen=True, slots=True)
+class RunStart:
+    """A run that can be gone on with: what is stored of it is enough to take it up again.
+
+    Attributes:
+        id: of the run in the store.
+        name: gives the id that a problem of the run is stored under, the same whenever asked.
+        settings: how the run was begun, as JSON: who goes on with it has to ask for the same.
+        planned: how many problems it has.
+        started_at: when it was begun, where that was before.
+    """
+
+    id: str
+    name: Callable[[Problem], str]
+    settings: str
+    planned: int
+    started_at: str | None = None
 
 
 class Recorder:
@@ -30,6 +52,7 @@ class Recorder:
         verifier: the verifier's name.
         router: whose name and hash every decision is stamped with.
         seed: of the run, if it has one.
+        run: which run, where it can be gone on with; by default a new one that cannot.
     """
 
     def __init__(
@@ -41,9 +64,13 @@ class Recorder:
         verifier: str,
         router: Router,
         seed: int | None,
+        run: RunStart | None = None,
     ) -> None:
         self.store = store
-        self.run_id = uuid4().hex[:12]
+        self.run_id = run.id if run else uuid4().hex[:12]
+        self._start = run
+        # What a problem is gone on with is text in another guise.
+        self._resumable = run is not None and store is not None and store.store_text == "full"
         self._verifier = verifier
         self._run: dict[str, Any] = {
             "id": self.run_id,
@@ -58,6 +85,14 @@ class Recorder:
             "store_text": store.store_text if store else "none",
             "seed": seed,
         }
+        if run is not None:
+            self._run |= {"settings": run.settings, "planned": run.planned}
+            if run.started_at is not None:
+                self._run["started_at"] = run.started_at
+
+    def id_of(self, problem: Problem) -> str | None:
+        """The id that a problem is stored under, where that is known before it is taken up."""
+        return None if self._start is None else self._start.name(problem)
 
     def started(self, recovery_id: str, problem: Problem) -> None:
         """A problem is taken up; its run is entered with the first."""
@@ -79,8 +114,10 @@ class Recorder:
         recovery_id: str,
         attempts: Iterable[AttemptData],
         calls: Mapping[str, Mapping[str, Any]],
+        arrays: Mapping[str, Rollout] | None = None,
     ) -> None:
-        """Rollouts were made by calls."""
+        """Rollouts were made by calls; `arrays` are those that may yet be measured, by id."""
+        attempts = list(attempts)
         kept = ("id", "position", "operator", "temperature", "seed", "finish_reason", "tokens")
         rollouts = [
             {
@@ -91,7 +128,12 @@ class Recorder:
             }
             for attempt in attempts
         ]
-        self._write(rollouts=rollouts, calls=_call_rows(recovery_id, calls))
+        underway = [_underway(one, (arrays or {}).get(one["id"])) for one in attempts]
+        self._paid(
+            rollouts=rollouts,
+            calls=_call_rows(recovery_id, calls),
+            underway=underway if self._resumable else [],
+        )
 
     def judged(self, attempts: Iterable[AttemptData], decision: DecisionData | None) -> None:
         """Attempts were judged; those after a decision are interventions with an outcome."""
@@ -121,9 +163,8 @@ class Recorder:
         calls: Mapping[str, Mapping[str, Any]],
     ) -> None:
         """Failed rollouts were measured."""
-        self._write(calls=_call_rows(recovery_id, calls))
         if self.store is not None:
-            self.store.write_traces(traces)
+            self.store.write_traces(traces, calls=_call_rows(recovery_id, calls))
 
     def told(self, recovery_id: str, features: RolloutFeatures) -> None:
         """What the first samples of a problem told without a model."""
@@ -177,14 +218,35 @@ class Recorder:
         """What was measured on an attempt, if the store kept it."""
         return None if self.store is None else self.store.read_trace(attempt_id)
 
+    def rollouts(self, recovery_id: str) -> dict[str, Rollout]:
+        """The rollouts of a problem under way that may yet be measured, if the store kept them."""
+        return kept_rollouts(self.store, recovery_id) if self.store and self._resumable else {}
+
     def _write(self, **tables: list[dict[str, Any]]) -> None:
         if self.store is not None:
             self.store.write(**tables)
+
+    def _paid(self, **tables: list[dict[str, Any]]) -> None:
+        if self.store is not None:
+            self.store.write_paid(**tables)
 
 
 def _plain(value: Any) -> Any:
     """Numpy numbers and arrays as plain ones; anything else as its text."""
     return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def _underway(attempt: AttemptData, rollout: Rollout | None) -> dict[str, Any]:
+    """What is needed of an attempt until its problem has ended, and is nowhere else."""
+    pieces = None if rollout is None else rollout.pieces
+    return {
+        "id": attempt["id"],
+        "spent": attempt["spent"],
+        "details": json.dumps(attempt["details"], default=_plain),
+        "taken": None if rollout is None else pack(rollout.token_ids),
+        "pieces": None if pieces is None else json.dumps(pieces),
+        "specialist": None if rollout is None else pack_topk(rollout.specialist),
+    }
 
 
 SPENT = ("prompt_tokens", "completion_tokens", "scored_tokens", "seconds")

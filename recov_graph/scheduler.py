@@ -10,7 +10,7 @@ import heapq
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 from langchain_core.runnables import RunnableConfig
@@ -21,6 +21,7 @@ from recov_graph.context import RecoveryContext
 from recov_graph.errors import InvalidInputError
 from recov_graph.graph import CompiledGraph, Graph
 from recov_graph.problem import Problem
+from recov_graph.state import RecoveryState
 
 # What a problem stops before: what a decision is told differs from what a call may spend.
 STOPS = ("classify", "intervene")
@@ -86,6 +87,18 @@ class _Open:
         return float(1000 * decision["expected_rescue"] / max(1, cost))
 
 
+class Found(NamedTuple):
+    """What is known of a problem from before: its output, or its state and the node it is after."""
+
+    output: dict[str, Any] | None = None
+    half_done: tuple[RecoveryState, str] | None = None
+
+
+def nothing_found(order: int, problem: Problem) -> Found:
+    """Every problem is new."""
+    return Found()
+
+
 class Scheduler:
     """Runs problems on one budget.
 
@@ -95,10 +108,23 @@ class Scheduler:
         samples: first samples of each problem, as of the graph.
         pool: what may be spent.
         max_tokens: what each problem may spend, as of the graph's budget.
+        found: what is known of a problem from before, by its place among all and itself. What was
+            spent on it then counts.
+
+    Attributes:
+        tokens, attempts: spent on all.
+        not_reached: problems that nothing was left for.
+        stopped: whether it was told to stop, and problems were left as they were.
     """
 
     def __init__(
-        self, graph: Graph, samples: int, pool: Pool, *, max_tokens: int | None = None
+        self,
+        graph: Graph,
+        samples: int,
+        pool: Pool,
+        *,
+        max_tokens: int | None = None,
+        found: Callable[[int, Problem], Found] = nothing_found,
     ) -> None:
         self._saver = InMemorySaver()
         self._graph: CompiledGraph = graph.compile(
@@ -108,27 +134,50 @@ class Scheduler:
         self._each = float("inf") if max_tokens is None else max_tokens
         self.tokens = 0
         self.attempts = 0
-        self.not_reached: Sequence[Problem] = []
+        self.not_reached: list[Problem] = []
+        self.stopped = False
+        self._found = found
+
+    def stop(self) -> None:
+        """Leave all problems as they are once the present step is stored."""
+        self.stopped = True
 
     def run(self, problems: Sequence[Problem]) -> Iterator[tuple[Problem, dict[str, Any]]]:
         """Each problem with the graph's output, as it ends, but those never begun."""
         waiting: list[tuple[float, int, _Open]] = []
         for order, problem in enumerate(problems):
-            if self._attempts_left < self._samples or self._tokens_left <= 0:
-                self.not_reached = problems[order:]
-                break
+            found = self._found(order, problem)
+            if found.output is not None:
+                self.tokens += found.output["usage"]["tokens"]
+                self.attempts += len(found.output["attempts"])
+                yield problem, found.output
+                if self._refused(found.output):
+                    self.not_reached += problems[order + 1 :]
+                    break
+                continue
+            new = found.half_done is None
+            if new and (self._attempts_left < self._samples or self._tokens_left <= 0):
+                self.not_reached.append(problem)
+                continue
             opened = _Open(problem, {"configurable": {"thread_id": uuid4().hex}}, {})
-            self._go_on(opened, {"problem": problem.model_dump()})
+            if found.half_done is not None:
+                self._take_up(opened, *found.half_done)
+            else:
+                self._go_on(opened, {"problem": problem.model_dump()})
+            if self.stopped:
+                return
             if not opened.ended:
                 heapq.heappush(waiting, (-opened.worth, order, opened))
                 continue
             yield self._closed(opened)
-            if self._refused(opened):  # as the next would be
-                self.not_reached = problems[order + 1 :]
+            if self._refused(opened.output):
+                self.not_reached += problems[order + 1 :]
                 break
         while waiting and self._may_go_on(waiting[0][2]):
             _, order, best = heapq.heappop(waiting)
             self._go_on(best, None)
+            if self.stopped and not best.ended:
+                return
             if best.ended:
                 yield self._closed(best)
             else:
@@ -145,9 +194,9 @@ class Scheduler:
             and self._tokens_left > 0
         )
 
-    def _refused(self, opened: _Open) -> bool:
-        """Whether too few tokens were left of all to sample the problem even once."""
-        over = opened.output["stop_reason"] == "budget_exhausted" and not opened.attempts
+    def _refused(self, output: dict[str, Any]) -> bool:
+        """Whether too few tokens were left of all to sample a problem, and the next, even once."""
+        over = output["stop_reason"] == "budget_exhausted" and not output["attempts"]
         return over and self._tokens_left < self._each
 
     def _go_on(self, opened: _Open, given: dict[str, Any] | None) -> None:
@@ -158,6 +207,14 @@ class Scheduler:
             close = self._tokens_left < CLOSE * opened.mean_cost
             limit = self._limit(opened) if close else None
             self._step(opened, None, RecoveryContext(max_tokens=limit))
+
+    def _take_up(self, opened: _Open, state: RecoveryState, node: str) -> None:
+        """Go on with a problem from before up to its next attempt."""
+        self._graph.update_state(opened.config, state, as_node=node)
+        self._count(opened)
+        opened.output = dict(state)
+        while not opened.ended and self._graph.get_state(opened.config).next != STOPS[1:]:
+            self._step(opened, None, RecoveryContext(max_tokens=self._limit(opened)))
 
     def _end(self, opened: _Open) -> None:
         """End a problem that nothing more is spent on: asked anew, it has no attempts left."""
@@ -173,6 +230,10 @@ class Scheduler:
                 "cannot; run it without a total"
             )
         opened.output = dict(output)
+        self._count(opened)
+
+    def _count(self, opened: _Open) -> None:
+        """Charge to all what the problem has spent since."""
         state = self._graph.get_state(opened.config).values
         tokens = sum(int(call["tokens"]) for call in state["calls"].values())
         self.tokens += tokens - opened.tokens
@@ -212,7 +273,7 @@ def run_pooled(
     started = time.monotonic()
     scheduler = Scheduler(graph, samples, pool, max_tokens=max_tokens)
     for problem, output in scheduler.run(problems):
-        batch.results.append((problem, output))
+        batch.add(problem, output)
         batch.seconds = time.monotonic() - started
         on_result(batch)
     batch.not_reached = len(scheduler.not_reached)

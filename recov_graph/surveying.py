@@ -13,7 +13,9 @@ import numpy as np
 
 from recov_graph.attempts import SAMPLE
 from recov_graph.batch import Batch
+from recov_graph.figures import first_failed
 from recov_graph.models.base import Capability, Model
+from recov_graph.problem import Problem
 from recov_graph.rollout import Rollout
 from recov_graph.scoring import scored_rollouts
 from recov_graph.store import TraceStore
@@ -26,15 +28,24 @@ def survey(batch: Batch, model: Model, store: TraceStore, *, temperature: float)
     Only for a model with a method ``encode(text)`` that gives the tokens a text was sampled in,
     as the embedded pair has; nothing is done for any other.
     """
+    return sum(
+        survey_one(problem, output, model, store, temperature=temperature)
+        for problem, output in batch.failed
+    )
+
+
+def survey_one(
+    problem: Problem, output: dict[str, Any], model: Model, store: TraceStore, *, temperature: float
+) -> int:
+    """As `survey`, of one problem that has ended."""
     if Capability.SCORE not in model.capabilities or not hasattr(model, "encode"):
         return 0
-    measured = 0
-    for problem, output in batch.failed:
-        if output["features"] is None and (rollouts := _failed(output, model)):
-            scored = scored_rollouts(model, problem.prompt, rollouts)
-            store.write_traces({name: measure(one, temperature) for name, one in scored.items()})
-            measured += len(scored)
-    return measured
+    rollouts = _failed(output, model) if first_failed(output) else {}
+    if output["features"] is not None or not rollouts:
+        return 0
+    scored = scored_rollouts(model, problem.prompt, rollouts)
+    store.write_traces({name: measure(one, temperature) for name, one in scored.items()})
+    return len(scored)
 
 
 def _failed(output: dict[str, Any], model: Any) -> dict[str, Rollout]:

@@ -17,11 +17,12 @@ KEPT_PROBLEMS = 256
 class Arrays:
     """First rollouts, measured traces and the calls that measured them, of one problem by id.
 
-    `unscorable` says why its rollouts cannot be scored, once that has turned out. `made` are the
-    calls, by id, that a node had made when it was interrupted.
+    `rollouts` are None where this process has not drawn them. `unscorable` says why they cannot be
+    scored, once that has turned out. `made` are the calls, by id, that a node had made when it was
+    interrupted.
     """
 
-    rollouts: dict[str, Rollout] = field(default_factory=dict)
+    rollouts: dict[str, Rollout] | None = None
     traces: dict[str, Trace] = field(default_factory=dict)
     calls: dict[str, dict[str, Any]] = field(default_factory=dict)
     unscorable: str | None = None

@@ -25,9 +25,10 @@ from langchain_core.messages import AIMessage
 from sqlite_utils import Database
 
 from recov_graph import Problem, RecoveryMiddleware, create_recovery_graph
-from recov_graph.batch import Batch, recovery_tokens
+from recov_graph.batch import Batch
 from recov_graph.batch import summary as summed
 from recov_graph.errors import StoreError
+from recov_graph.figures import recovery_tokens
 from recov_graph.importing import import_file
 from recov_graph.record import Settings, record
 from recov_graph.store import TraceStore

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +10,6 @@ import click
 
 from recov_graph.cli.options import (
     check_writable,
-    chosen_interventions,
-    chosen_model,
     db_option,
     decoding_options,
     interventions_option,
@@ -25,11 +22,10 @@ from recov_graph.cli.options import (
     store_text_option,
     verifier_option,
 )
+from recov_graph.cli.working import Asked, work_on
 
 if TYPE_CHECKING:
-    from recov_graph.models import Model
-    from recov_graph.problem import Problem
-    from recov_graph.scheduler import Pool
+    from recov_graph.store.traces import StoreText
 
 
 @click.command()
@@ -46,7 +42,12 @@ if TYPE_CHECKING:
 @json_option
 @plain_option
 def demo(
-    problems: int, seed: int, db: Path | None, store_text: str, json_out: str | None, bare: bool
+    problems: int,
+    seed: int,
+    db: Path | None,
+    store_text: StoreText,
+    json_out: str | None,
+    bare: bool,
 ) -> None:
     """Run the bundled problems on the embedded pair; needs no key and no network."""
     from recov_graph.models.embedded import bundled_problems
@@ -56,18 +57,11 @@ def demo(
         raise click.BadParameter(
             f"{problems} is more than the {len(chosen)} bundled problems", param_hint="--problems"
         )
-    _run_batch(
-        list(chosen[:problems]),
-        kind="demo",
-        verifier="numeric",
-        seed=seed,
-        db=db,
-        store_text=store_text,
-        json_out=json_out,
-        bare=bare,
-        limits={},
-        baseline=True,
-    )
+    from recov_graph.runs import RunSpec
+
+    spec = RunSpec("numeric", kind="demo", seed=seed, store_text=store_text)
+    asked = Asked(chosen[:problems], problems, db, json_out, bare, baseline=True)
+    work_on(spec.routed(None), asked)
 
 
 @click.command()
@@ -96,6 +90,19 @@ def demo(
     "without where the model runs on the spot; default: for 'embedded' only, since it costs as "
     "much again.",
 )
+@click.option(
+    "--concurrency",
+    type=click.IntRange(1, 1024),
+    default=1,
+    show_default=True,
+    help="Problems under way at a time; for models behind a server.",
+)
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on with the latest run of the same settings, where there is one: what has ended is "
+    "skipped, what is half done goes on, and what ended in an error is tried again.",
+)
 @interventions_option
 @click.option("--escalate", help="Also offer a stronger model, as 'openai:NAME'.")
 @click.option("--escalate-base-url", help="Where the stronger model is.")
@@ -115,145 +122,61 @@ def demo(
 def run(
     problems: Path,
     verifier: str,
-    model: str,
-    base_url: str | None,
-    ancestor: str | None,
-    ancestor_base_url: str | None,
     interventions: str | None,
     escalate: str | None,
     escalate_base_url: str | None,
-    escalate_price: float,
-    samples: int,
-    temperature: float,
-    max_new_tokens: int,
     policy: Path | None,
-    max_attempts: int,
-    max_tokens: int | None,
-    max_seconds: float | None,
     total_tokens: int | None,
     total_attempts: int | None,
     least_worth: float,
     baseline: bool | None,
-    seed: int,
+    concurrency: int,
+    resume: bool,
     db: Path | None,
-    store_text: str,
     json_out: str | None,
     bare: bool,
+    **options: Any,
 ) -> None:
-    """Run the problems of a file, one JSON object a line with prompt, answer, id and task."""
+    """Run the problems of a file, one JSON object a line with prompt, answer, id and task.
+
+    Ctrl-C stops after the calls under way and sums up; the same command with --resume goes on.
+    """
     from recov_graph.problem import read_problems
-    from recov_graph.scheduler import Pool
+    from recov_graph.runs import RunSpec
 
     pooled = total_tokens is not None or total_attempts is not None
     if least_worth and not pooled:
         raise click.BadParameter(
             "only counts with --total-tokens or --total-attempts", param_hint="--least-worth"
         )
+    if pooled and concurrency > 1:
+        raise click.BadParameter(
+            "problems on one budget take turns; leave it out, or the total",
+            param_hint="--concurrency",
+        )
+    if escalate is None and escalate_base_url is not None:
+        raise click.BadParameter("needs --escalate", param_hint="--escalate-base-url")
     sys.path.insert(0, str(Path.cwd()))  # where --verifier python:MODULE:FUNCTION is looked for
+    if json_out not in (None, "-"):
+        check_writable(Path(str(json_out)), "--json", db, problems)
     asked = read_problems(problems)
-    chosen = chosen_model(model, base_url, ancestor, ancestor_base_url)
-    _run_batch(
-        asked,
-        kind="run",
-        verifier=verifier,
-        model=chosen,
-        interventions=chosen_interventions(
-            interventions, chosen, escalate, escalate_base_url, escalate_price
-        ),
-        samples=samples,
-        decoding={"temperature": temperature, "max_new_tokens": max_new_tokens},
-        policy=policy,
-        seed=seed,
-        db=db,
-        store_text=store_text,
-        json_out=json_out,
-        bare=bare,
-        limits={
-            "max_attempts": max_attempts,
-            "max_tokens": max_tokens,
-            "max_seconds": max_seconds,
-        },
-        baseline=model == "embedded" if baseline is None else baseline,
-        pool=Pool(total_tokens, total_attempts, least_worth) if pooled else None,
-        source=problems,
+    spec = RunSpec(
+        verifier,
+        problems=problems.name,
+        interventions=None if interventions is None else _names(interventions),
+        **options,
+        total_tokens=total_tokens,
+        total_attempts=total_attempts,
+        least_worth=least_worth,
+        escalate=escalate,
+        escalate_base_url=escalate_base_url,
+    ).routed(policy)
+    baseline = spec.model == "embedded" if baseline is None else baseline
+    work_on(
+        spec,
+        Asked(asked, len(asked), db, json_out, bare, baseline, concurrency, resume),
     )
 
 
-def _run_batch(
-    problems: list[Problem],
-    *,
-    kind: str,
-    verifier: str,
-    seed: int,
-    db: Path | None,
-    store_text: Any,
-    json_out: str | None,
-    bare: bool,
-    limits: dict[str, Any],
-    baseline: bool,
-    model: Model | str = "embedded",
-    interventions: list[Any] | None = None,
-    samples: int | None = None,
-    decoding: dict[str, Any] | None = None,
-    policy: Path | None = None,
-    pool: Pool | None = None,
-    source: Path | None = None,
-) -> None:
-    from recov_graph.batch import compare_with_retry, keep_retries, run_batch, summary
-    from recov_graph.budget import Budget
-    from recov_graph.console import plain, print_next, print_summary, progress
-    from recov_graph.graph import MAX_NEW_TOKENS, SAMPLES, TEMPERATURE, build_recovery_graph
-    from recov_graph.models import as_model
-    from recov_graph.scheduler import run_pooled
-    from recov_graph.store import TraceStore, default_path
-    from recov_graph.surveying import survey
-    from recov_graph.verifiers import as_verifier
-    from recov_graph.workspace import KEPT_PROBLEMS
-
-    settings: dict[str, Any] = {
-        "temperature": TEMPERATURE,
-        "max_new_tokens": MAX_NEW_TOKENS,
-        **(decoding or {}),
-        "seed": seed,
-    }
-    samples = SAMPLES if samples is None else samples
-    judge, pair = as_verifier(verifier), as_model(model)
-    if json_out not in (None, "-"):
-        check_writable(Path(str(json_out)), "--json", db, source)
-    with TraceStore(db or default_path(), store_text=store_text) as store:
-        graph = build_recovery_graph(
-            pair,
-            judge,
-            router=policy,
-            interventions=interventions,
-            samples=samples,
-            budget=Budget(**limits),
-            store=store,
-            kind=kind,
-            open_problems=KEPT_PROBLEMS if pool is None else max(KEPT_PROBLEMS, len(problems)),
-            **settings,
-        )
-        with progress(len(problems), bare=bare) as advance:
-            if pool is None:
-                batch = run_batch(graph.compile(), problems, advance)
-            else:
-                first, each = min(samples, limits["max_attempts"]), limits["max_tokens"]
-                batch = run_pooled(graph, problems, first, pool, advance, max_tokens=each)
-        if baseline:
-            compare_with_retry(batch, pair, judge, draw=8, **settings)
-            keep_retries(batch, store)
-            survey(batch, pair, store, temperature=settings["temperature"])
-        figures = {**summary(batch), "db": store.path}
-    if json_out == "-":
-        click.echo(json.dumps(figures, indent=2))
-    else:
-        print_summary(figures, bare=bare)
-        if store_text != "none":  # nothing is found by its id there
-            print_next(batch.results, db, bare=bare)
-        if json_out is not None:
-            Path(json_out).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    errors = [out["error"] for _, out in batch.results if out["error"]]
-    if errors:
-        click.echo(f"{len(errors)} of {len(problems)} ended early: {plain(errors[0])}", err=True)
-    if len(errors) == len(problems):
-        sys.exit(1)
+def _names(given: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in given.split(","))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,16 +18,16 @@ from recov_graph.console.text import console, draws, number, plain, say, watched
 from recov_graph.words import count
 
 if TYPE_CHECKING:  # the graph behind it takes long to import, and `show` needs none
-    from recov_graph.batch import Batch
+    from recov_graph.figures import Figures
 
 Row = dict[str, Any]
 
 
 @contextmanager
-def progress(total: int, *, bare: bool = False) -> Iterator[Callable[[Batch], None]]:
+def progress(total: int, *, bare: bool = False) -> Iterator[Callable[[Figures], None]]:
     """A live bar with solved, rescued and stopped counts; nothing where stderr is no terminal."""
     if bare or not sys.stderr.isatty():
-        yield lambda batch: None
+        yield lambda figures: None
         return
     columns = (
         BarColumn(),
@@ -38,14 +38,15 @@ def progress(total: int, *, bare: bool = False) -> Iterator[Callable[[Batch], No
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("", total=total, solved=0, rescued=0, stopped=0)
-        counts: dict[str, Any] = {"solved": 0, "rescued": 0, "stopped": 0}
 
-        def advance(batch: Batch) -> None:
-            output = batch.results[-1][1]
-            counts["solved"] += output["solved"]
-            counts["rescued"] += output["solved"] and bool(output["route"])
-            counts["stopped"] += output["stop_reason"] == "out_of_reach"
-            bar.update(task, advance=1, **counts)
+        def advance(figures: Figures) -> None:
+            bar.update(
+                task,
+                completed=figures.problems,
+                solved=figures.solved,
+                rescued=figures.rescued,
+                stopped=figures.stopped,
+            )
 
         yield advance
 
@@ -84,19 +85,18 @@ def print_summary(figures: Row, *, bare: bool = False) -> None:
     out.print(_headline(figures))
 
 
-def print_next(results: Sequence[tuple[Any, Row]], db: Path | None, *, bare: bool = False) -> None:
-    """What to look at next, for whoever sits at a terminal: a rescued problem, else a failed one.
+def print_next(example: str | None, db: Path | str | None, *, bare: bool = False) -> None:
+    """What to look at next, for whoever sits at a terminal.
 
     Args:
-        results: problems with what the graph made of them.
+        example: the problem to look at, where there is one.
         db: the store where it is not the default one.
         bare: as ``--plain`` says.
     """
-    if not (results and watched(bare)):
+    if example is None or not watched(bare):
         return
-    problem, _ = max(results, key=lambda one: (bool(one[1]["route"]), bool(one[1]["solved"])))
     named = "" if db is None else f" --db {shlex.quote(plain(str(db)))}"
-    show = f"recov-graph show --problem {shlex.quote(plain(problem.id))}{named}"
+    show = f"recov-graph show --problem {shlex.quote(plain(example))}{named}"
     said = f"look closer: `{show}` or `recov-graph report{named}`"
     console().print(said, style="dim", soft_wrap=True)
 

@@ -16,12 +16,11 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from recov_graph.errors import InvalidInputError, StoreError
-from recov_graph.features import TraceFeatures
 from recov_graph.rollout import Rollout
-from recov_graph.signals import FEATURE_VERSION, TokenSignals
+from recov_graph.signals import FEATURE_VERSION
 from recov_graph.store.blobs import pack, pack_topk, unpack, unpack_topk
 from recov_graph.store.sqlite import SqliteFile
-from recov_graph.trace import Trace
+from recov_graph.trace import Trace, measure
 from recov_graph.words import storable
 
 StoreText = Literal["full", "hash", "none"]
@@ -164,9 +163,17 @@ class TraceStore:
             for table, name in stale:
                 self._engine.run(f'DELETE FROM "{table}" WHERE id = ?', [name])
 
-    def write_traces(self, traces: Mapping[str, Trace]) -> None:
-        """Store what was measured on failed rollouts that are in the store already, by their id."""
-        self.write(
+    def write_traces(
+        self, traces: Mapping[str, Trace], calls: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
+        """Store what was measured on failed rollouts that are in the store already, by their id.
+
+        Args:
+            traces: what was measured.
+            calls: those that measured it, as rows; either all of both is stored or nothing.
+        """
+        self.write_paid(
+            calls=calls,
             token_arrays=[self._arrays(name, trace) for name, trace in traces.items()],
             features=[
                 {"id": name, **trace.features._asdict(), "feature_version": FEATURE_VERSION}
@@ -188,10 +195,14 @@ class TraceStore:
         }
 
     def read_trace(self, rollout_id: str) -> Trace | None:
-        """What `write_traces` stored; None where there is nothing or the tokens were not kept."""
+        """What `write_traces` stored; None where there is nothing or the tokens were not kept.
+
+        Signals and features are computed anew from the tokens, so they are what they were.
+        """
         rows = self.query(
-            "SELECT * FROM token_arrays JOIN features USING (id) JOIN rollouts USING (id) "
-            "WHERE id = ? AND taken IS NOT NULL",
+            "SELECT * FROM token_arrays JOIN rollouts USING (id) "
+            "WHERE id = ? AND taken IS NOT NULL "
+            "AND specialist IS NOT NULL AND ancestor IS NOT NULL",
             [rollout_id],
         )
         if not rows:
@@ -205,8 +216,7 @@ class TraceStore:
             ancestor=unpack_topk(row["ancestor"]),
             pieces=None if row["pieces"] is None else tuple(json.loads(row["pieces"])),
         )
-        signals = TokenSignals(*unpack(row["signals"])[0].astype(np.float64))
-        return Trace(rollout, signals, TraceFeatures(*(row[n] for n in TraceFeatures._fields)))
+        return measure(rollout, row["temperature"])
 
     def run(self, run_id: str | None = None) -> Row | None:
         """A run by its id, or the latest; None where there is none."""
@@ -282,12 +292,17 @@ class TraceStore:
             return map(dict, rows)
         return (self._without_text(table, row) for row in rows)
 
+    def kept_text(self, value: str) -> str | None:
+        """A user's or a model's text as its column holds it: itself, its salted hash or None."""
+        if self.store_text == "full":
+            return value
+        return self._hash(value) if self.store_text == "hash" else None
+
     def _without_text(self, table: str, row: Mapping[str, Any]) -> Row:
         kept = dict(row)
         for column in TEXT_COLUMNS.get(table, ()):
-            value = kept.get(column)
-            if value is not None:
-                kept[column] = self._hash(value) if self.store_text == "hash" else None
+            if kept.get(column) is not None:
+                kept[column] = self.kept_text(kept[column])
         kept |= dict.fromkeys(FREE_COLUMNS.get(table, ()))
         if table == "problems":
             kept["key"] = self.key(kept["key"])
