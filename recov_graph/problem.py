@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sqlite3
 from codecs import BOM_UTF8
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -96,39 +98,94 @@ def as_problem(value: Any) -> Problem:
         ) from None
 
 
-def read_problems(path: str | Path) -> list[Problem]:
-    """All problems of a JSONL file, one JSON object a line; blank lines are skipped.
+class ProblemFile:
+    """The problems of a JSONL file, one JSON object a line; blank lines are skipped.
+
+    All of it is checked at once, and read again with every iteration, line by line: memory does
+    not grow with the number of problems. What can be read only once, as a pipe, is kept.
 
     Raises:
         ProblemFileError: naming file, line number and what is wrong with the line.
     """
-    problems = list(_lines(Path(path)))
-    if not problems:
-        raise ProblemFileError(f"{path}: no problems; expected one JSON object a line")
-    return problems
 
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._kept: list[Problem] | None = [] if _is_pipe(self.path) else None
+        self._count = 0
+        with closing(_Seen(self.path)) as seen:
+            for problem in self._problems(seen):
+                self._count += 1
+                if self._kept is not None:
+                    self._kept.append(problem)
+        if not self._count:
+            raise ProblemFileError(f"{path}: no problems; expected one JSON object a line")
 
-def _lines(path: Path) -> Iterator[Problem]:
-    seen: dict[str, int] = {}
-    try:
-        content = path.read_bytes()
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise ProblemFileError(f"{path}: cannot be read: {why}") from None
-    for number, raw in enumerate(content.removeprefix(BOM_UTF8).split(b"\n"), start=1):
-        if not raw.strip():
-            continue
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Problem]:
+        return self._problems(None) if self._kept is None else iter(self._kept)
+
+    def _problems(self, seen: _Seen | None) -> Iterator[Problem]:
         try:
-            problem = as_problem(_json_object(_utf8(raw)))
+            with self.path.open("rb") as file:
+                for number, raw in enumerate(file, start=1):
+                    problem = self._problem(number, raw)
+                    if problem is not None:
+                        if seen is not None:
+                            seen.note(problem.id, number)
+                        yield problem
+        except (OSError, ValueError) as error:
+            if isinstance(error, ProblemFileError):
+                raise
+            why = getattr(error, "strerror", None) or error
+            raise ProblemFileError(f"{self.path}: cannot be read: {why}") from None
+
+    def _problem(self, number: int, raw: bytes) -> Problem | None:
+        raw = raw.removesuffix(b"\n")
+        if number == 1:
+            raw = raw.removeprefix(BOM_UTF8)
+        if not raw.strip():
+            return None
+        try:
+            return as_problem(_json_object(_utf8(raw)))
         except InvalidInputError as error:
-            raise ProblemFileError(f"{path}:{number}: {error}") from None
-        if problem.id in seen:
+            raise ProblemFileError(f"{self.path}:{number}: {error}") from None
+
+
+def _is_pipe(path: Path) -> bool:
+    try:
+        return path.exists() and not path.is_file()
+    except (OSError, ValueError):  # a name that is none, of which reading will tell
+        return False
+
+
+class _Seen:
+    """The ids of a file with the line each is on, in a temporary file where there are many."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._ids = sqlite3.connect("")
+        self._ids.execute("CREATE TABLE seen (id TEXT PRIMARY KEY, line INTEGER) WITHOUT ROWID")
+
+    def note(self, problem_id: str, line: int) -> None:
+        try:
+            self._ids.execute("INSERT INTO seen VALUES (?, ?)", (problem_id, line))
+        except sqlite3.IntegrityError:
+            sql = "SELECT line FROM seen WHERE id = ?"
+            ((before,),) = self._ids.execute(sql, (problem_id,)).fetchall()
             raise ProblemFileError(
-                f"{path}:{number}: id {problem.id!r} was already used on line {seen[problem.id]}; "
+                f"{self._path}:{line}: id {problem_id!r} was already used on line {before}; "
                 "give every line an id of its own (without one it comes from the prompt)"
-            )
-        seen[problem.id] = number
-        yield problem
+            ) from None
+
+    def close(self) -> None:
+        self._ids.close()
+
+
+def read_problems(path: str | Path) -> list[Problem]:
+    """All problems of a JSONL file, as `ProblemFile` reads them."""
+    return list(ProblemFile(path))
 
 
 def _utf8(raw: bytes) -> str:

@@ -141,7 +141,7 @@ def run(
 
     Ctrl-C stops after the calls under way and sums up; the same command with --resume goes on.
     """
-    from recov_graph.problem import read_problems
+    from recov_graph.problem import ProblemFile
     from recov_graph.runs import RunSpec
 
     pooled = total_tokens is not None or total_attempts is not None
@@ -159,7 +159,7 @@ def run(
     sys.path.insert(0, str(Path.cwd()))  # where --verifier python:MODULE:FUNCTION is looked for
     if json_out not in (None, "-"):
         check_writable(Path(str(json_out)), "--json", db, problems)
-    asked = read_problems(problems)
+    asked = ProblemFile(problems)
     spec = RunSpec(
         verifier,
         problems=problems.name,

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +32,7 @@ INTERRUPTED = 130
 class Asked:
     """What a command was asked for beside the run itself."""
 
-    problems: Sequence[Problem]
+    problems: Iterable[Problem]
     count: int
     db: Path | None
     json_out: str | None
@@ -151,7 +151,7 @@ def _pooled(work: Work) -> None:
     from recov_graph.scheduler import Found, Pool, Scheduler
     from recov_graph.workspace import KEPT_PROBLEMS
 
-    spec, problems, ids = work.spec, work.asked.problems, work.begun.ids
+    spec, problems, ids = work.spec, list(work.asked.problems), work.begun.ids
 
     def found(order: int, problem: Problem) -> Found:
         name = ids.register(problem, order)
