@@ -64,6 +64,7 @@ LAYERS = (
     "resuming",
     "runs",
     "runner",
+    "merging",
     "tape",
     "record",
     "importing",

@@ -12,6 +12,7 @@ from recov_graph.cli.bring import import_
 from recov_graph.cli.doctoring import doctor
 from recov_graph.cli.exporting import export
 from recov_graph.cli.learn import evaluate
+from recov_graph.cli.merging import merge
 from recov_graph.cli.plotting import plot
 from recov_graph.cli.policy import policy
 from recov_graph.cli.recording import record
@@ -39,6 +40,7 @@ for _command in (
     report,
     plot,
     export,
+    merge,
     features,
     record,
     evaluate,

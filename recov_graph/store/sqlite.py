@@ -27,6 +27,7 @@ class SqliteFile:
 
     Args:
         path: the file, made with its folders where missing; ":memory:" for none at all.
+        read_only: whether nothing may be written.
 
     Raises:
         StoreError: a database of another program, or of a newer version of this one.
@@ -35,13 +36,13 @@ class SqliteFile:
     errors: tuple[type[Exception], ...] = (sqlite3.Error, OSError, OverflowError, UnicodeError)
     hint = "check that the path can be written and is a recov-graph database"
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, read_only: bool = False) -> None:
         self.path = path
-        self.read_only = path != MEMORY and _only_readable(Path(path))
+        self.read_only = read_only or (path != MEMORY and _only_readable(Path(path)))
         if path != MEMORY and not self.read_only:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
         self.connection = sqlite3.connect(
-            _read_only_uri(Path(path)) if self.read_only else path,
+            read_only_uri(Path(path)) if self.read_only else path,
             timeout=BUSY_SECONDS,
             check_same_thread=False,
             isolation_level=None,
@@ -60,7 +61,7 @@ class SqliteFile:
         if self.read_only:
             if pending:
                 raise StoreError(
-                    f"{self.path} is of an older recov-graph and may only be read, so that it "
+                    f"{self.path} is of an older recov-graph and is only read, so that it "
                     "cannot be upgraded; copy it to where it can be written"
                 )
             return
@@ -169,7 +170,8 @@ def _only_readable(path: Path) -> bool:
     return path.is_file() and not os.access(path, os.W_OK)
 
 
-def _read_only_uri(path: Path) -> str:
+def read_only_uri(path: Path) -> str:
+    """The address under which SQLite opens a file and writes nothing."""
     # Beside a file in WAL mode SQLite has to write, were it only to read; a file that nobody can
     # write is taken as it is, unless somebody's writing is still in its log.
     log = path.with_name(f"{path.name}-wal")

@@ -18,6 +18,7 @@ import numpy as np
 from recov_graph.errors import InvalidInputError, StoreError
 from recov_graph.rollout import Rollout
 from recov_graph.signals import FEATURE_VERSION
+from recov_graph.store.belonging import BELONGING
 from recov_graph.store.blobs import pack, pack_topk, unpack, unpack_topk
 from recov_graph.store.sqlite import SqliteFile
 from recov_graph.trace import Trace, measure
@@ -74,6 +75,7 @@ class TraceStore:
     Args:
         path: the file, made with its folders where missing; ":memory:" for a store that is gone
             when closed. A file that may not be written is opened to be read.
+        read_only: nothing is written, were it only to bring the file up to date.
         store_text: "full" keeps prompts, answers and outputs; "hash" keeps salted hashes of them;
             "none" keeps neither. Token ids, reasons and details of interventions may be text in
             another guise and are kept with "full" only. Hashes hide text from a glance, not from
@@ -83,7 +85,9 @@ class TraceStore:
         StoreError: the file cannot be opened or written, is no database, or is of a newer version.
     """
 
-    def __init__(self, path: str | Path, *, store_text: StoreText = "full") -> None:
+    def __init__(
+        self, path: str | Path, *, store_text: StoreText = "full", read_only: bool = False
+    ) -> None:
         if store_text not in get_args(StoreText):
             raise InvalidInputError(
                 f"store_text is {store_text!r}; it must be one of {', '.join(get_args(StoreText))}"
@@ -95,7 +99,7 @@ class TraceStore:
         self._lock = threading.RLock()
         self._engine_type = SqliteFile
         with self._clear_errors():
-            self._engine = SqliteFile(self.path)
+            self._engine = SqliteFile(self.path, read_only=read_only)
         try:
             self._salt = self._own_salt()
         except BaseException:
@@ -162,6 +166,15 @@ class TraceStore:
             stale = [(table, name) for table, name in stored if name not in kept.get(table, ())]
             for table, name in stale:
                 self._engine.run(f'DELETE FROM "{table}" WHERE id = ?', [name])
+
+    def replace_problems(self, ids: Sequence[str], **tables: Sequence[Mapping[str, Any]]) -> None:
+        """Put rows in the place of all that is stored of some problems, all or none."""
+        marks = ", ".join("?" * len(ids))
+        with self._clear_errors(), self._transaction():
+            if ids:
+                for table, own in reversed(list(BELONGING.items())):
+                    self._engine.run(f'DELETE FROM "{table}" WHERE {own.format(marks)}', ids)
+            self._written(tables)
 
     def write_traces(
         self, traces: Mapping[str, Trace], calls: Sequence[Mapping[str, Any]] = ()
