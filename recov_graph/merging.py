@@ -19,6 +19,7 @@ from recov_graph.store import TraceStore
 from recov_graph.store.belonging import BELONGING
 from recov_graph.store.salvage import Salvaged, salvage
 from recov_graph.store.sqlite import read_only_uri
+from recov_graph.store.traces import Row
 
 AT_A_TIME = 500  # problems in one transaction
 STANDING = (
@@ -105,12 +106,16 @@ def merge(
 
 def copy_problems(source: TraceStore, target: TraceStore, ids: Sequence[str]) -> None:
     """Put all that a store has of some problems in the place of what another has of them."""
+    target.replace_problems(ids, **problem_rows(source, ids))
+
+
+def problem_rows(store: TraceStore, ids: Sequence[str]) -> dict[str, list[Row]]:
+    """All rows of some problems, by table, as `TraceStore.replace_problems` takes them."""
     marks = ", ".join("?" * len(ids))
-    tables = {
-        table: source.query(f'SELECT * FROM "{table}" WHERE {own.format(marks)}', ids)
+    return {
+        table: store.query(f'SELECT * FROM "{table}" WHERE {own.format(marks)}', ids)
         for table, own in BELONGING.items()
     }
-    target.replace_problems(ids, **tables)
 
 
 def _add(store: TraceStore, target: TraceStore, shard: Shard) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4, uuid5
@@ -26,6 +27,7 @@ from recov_graph.verifiers import Verifier, as_verifier
 from recov_graph.words import short
 from recov_graph.workspace import KEPT_PROBLEMS
 
+LOOK_UP = 200  # problems that a store is asked about at a time
 AGAIN = ("model_error", "verifier_error")  # ends that are no end: they are tried anew
 
 
@@ -187,11 +189,14 @@ def _differences(run: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     return f"run {run['id']} has {told}"
 
 
-def stored_outputs(store: TraceStore, problems: Mapping[str, Problem]) -> dict[str, dict[str, Any]]:
+def stored_outputs(
+    store: TraceStore, problems: Mapping[str, Problem], *, errors: bool = False
+) -> dict[str, dict[str, Any]]:
     """What became of the problems that had ended before, by the ids they are stored under.
 
     As the graph's output, as far as sums are made of it: no texts, and of the decisions no more
-    than the first regime. Those that ended in an error are left out, as they are tried anew.
+    than the first regime. Those that ended in an error are left out, as they are tried anew,
+    unless `errors` asks for them.
 
     Raises:
         InvalidInputError: another problem is stored under the same id.
@@ -202,8 +207,29 @@ def stored_outputs(store: TraceStore, problems: Mapping[str, Problem]) -> dict[s
     return {
         name: _output(name, ended)
         for name, ended in found.items()
-        if ended.stop_reason is not None and ended.stop_reason not in AGAIN
+        if ended.stop_reason is not None and (errors or ended.stop_reason not in AGAIN)
     }
+
+
+def in_store(
+    store: TraceStore, ids: ProblemIds, problems: Iterable[Problem]
+) -> Iterator[tuple[int, Problem, dict[str, Any]]]:
+    """Those of the problems that have ended, with their places among all: see `stored_outputs`."""
+    for some in grouped(enumerate(problems)):
+        names = {problem.id: ids.register(problem, order) for order, problem in some}
+        asked = {names[problem.id]: problem for _, problem in some}
+        outputs = stored_outputs(store, asked, errors=True)
+        for order, problem in some:
+            ids.forget(problem)
+            if names[problem.id] in outputs:
+                yield order, problem, outputs[names[problem.id]]
+
+
+def grouped(numbered: Iterable[tuple[int, Problem]]) -> Iterator[list[tuple[int, Problem]]]:
+    """Problems in groups of which the store is asked at a time."""
+    every = iter(numbered)
+    while some := list(islice(every, LOOK_UP)):
+        yield some
 
 
 def _check_same(store: TraceStore, problem: Problem, ended: Ended) -> None:

@@ -65,6 +65,7 @@ LAYERS = (
     "runs",
     "runner",
     "merging",
+    "distributed",
     "tape",
     "record",
     "importing",

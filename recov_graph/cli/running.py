@@ -25,6 +25,7 @@ from recov_graph.cli.options import (
 from recov_graph.cli.working import Asked, work_on
 
 if TYPE_CHECKING:
+    from recov_graph.distributed import Cluster
     from recov_graph.store.traces import StoreText
 
 
@@ -103,6 +104,25 @@ def demo(
     help="Go on with the latest run of the same settings, where there is one: what has ended is "
     "skipped, what is half done goes on, and what ended in an error is tried again.",
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="'ray': over the workers of a Ray cluster, each with a store of its own, merged at the "
+    "end; --concurrency is then that of each worker.",
+)
+@click.option("--address", help="With --engine ray: of a cluster; default: one on this machine.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    help="With --engine ray: how many; default: one for each processor of the cluster.",
+)
+@click.option(
+    "--shards",
+    type=click.Path(path_type=Path),
+    help="With --engine ray: folder of the workers' stores; default: beside the store.",
+)
 @interventions_option
 @click.option("--escalate", help="Also offer a stronger model, as 'openai:NAME'.")
 @click.option("--escalate-base-url", help="Where the stronger model is.")
@@ -132,6 +152,10 @@ def run(
     baseline: bool | None,
     concurrency: int,
     resume: bool,
+    engine: str,
+    address: str | None,
+    workers: int | None,
+    shards: Path | None,
     db: Path | None,
     json_out: str | None,
     bare: bool,
@@ -156,6 +180,9 @@ def run(
         )
     if escalate is None and escalate_base_url is not None:
         raise click.BadParameter("needs --escalate", param_hint="--escalate-base-url")
+    cluster = _cluster(engine, address, workers, shards, db, concurrency)
+    if pooled and cluster:
+        raise click.BadParameter("problems on one budget need one place", param_hint="--engine")
     sys.path.insert(0, str(Path.cwd()))  # where --verifier python:MODULE:FUNCTION is looked for
     if json_out not in (None, "-"):
         check_writable(Path(str(json_out)), "--json", db, problems)
@@ -174,8 +201,27 @@ def run(
     baseline = spec.model == "embedded" if baseline is None else baseline
     work_on(
         spec,
-        Asked(asked, len(asked), db, json_out, bare, baseline, concurrency, resume),
+        Asked(asked, len(asked), db, json_out, bare, baseline, concurrency, resume, cluster),
     )
+
+
+def _cluster(
+    engine: str,
+    address: str | None,
+    workers: int | None,
+    shards: Path | None,
+    db: Path | None,
+    concurrency: int,
+) -> Cluster | None:
+    if engine == "local":
+        for name, value in (("address", address), ("workers", workers), ("shards", shards)):
+            if value is not None:
+                raise click.BadParameter("needs --engine ray", param_hint=f"--{name}")
+        return None
+    from recov_graph.distributed import Cluster
+    from recov_graph.store import default_path
+
+    return Cluster(shards or Path(f"{db or default_path()}.shards"), address, workers, concurrency)
 
 
 def _names(given: str) -> tuple[str, ...]:

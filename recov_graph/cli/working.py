@@ -18,6 +18,7 @@ import click
 
 if TYPE_CHECKING:
     from recov_graph.batch import Batch
+    from recov_graph.distributed import Cluster
     from recov_graph.figures import Figures
     from recov_graph.models import Model
     from recov_graph.problem import Problem
@@ -40,6 +41,7 @@ class Asked:
     baseline: bool
     concurrency: int = 1
     resume: bool = False
+    cluster: Cluster | None = None
 
 
 @dataclass(slots=True)
@@ -88,7 +90,8 @@ def work_on(spec: RunSpec, asked: Asked) -> None:
         with progress(asked.count, bare=asked.bare) as advance:
             work = Work(spec, asked, store, model, verifier, begun, batch, advance)
             started = time.monotonic()
-            (_pooled if spec.pooled else _local)(work)
+            engine = _local if asked.cluster is None else _ray
+            (_pooled if spec.pooled else engine)(work)
             batch.seconds = time.monotonic() - started
         if asked.baseline and not work.stopped:
             _measure_retry(work)
@@ -142,6 +145,29 @@ def _local(work: Work) -> None:
         for ran in runner.run(enumerate(work.asked.problems)):
             work.ended(*ran)
     work.stopped = runner.stopped
+
+
+def _ray(work: Work) -> None:
+    """Problems over a cluster; sums are made of what is stored at the end."""
+    from recov_graph.distributed import Distributed
+    from recov_graph.runs import in_store
+
+    assert work.asked.cluster is not None
+    done = 0
+
+    def on_chunk(number: int) -> None:
+        nonlocal done
+        done += number
+        click.echo(f"{done} of {work.asked.count} worked on", err=True)
+
+    begun, problems = work.begun, work.asked.problems
+    run = Distributed(work.spec, begun.start, work.store, begun.ids, work.asked.cluster, on_chunk)
+    with stopped_by_signals(run.stop):
+        run.run(problems)
+    for ran in in_store(work.store, begun.ids, problems):
+        work.ended(*ran)
+    work.error = (run.errors or [""])[0]
+    work.stopped = run.stopped
 
 
 def _pooled(work: Work) -> None:
