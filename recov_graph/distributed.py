@@ -303,7 +303,7 @@ class Distributed:
         shards = sorted(self._folder.glob("worker-*.db"))
         if not shards:
             return
-        merge(shards, self.store.path)
+        merge(shards, self.store.address)
         if not self.cluster.keep_shards:
             shutil.rmtree(self._folder)
             if not any(self.cluster.shards.iterdir()):

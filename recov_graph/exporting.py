@@ -8,13 +8,12 @@ import json
 import math
 import secrets
 import shutil
-import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal, get_args
 
-from recov_graph.errors import InvalidInputError, MissingExtraError, StoreError
+from recov_graph.errors import InvalidInputError, MissingExtraError
 from recov_graph.store import TraceStore
 from recov_graph.store.canned import datasette_metadata
 from recov_graph.store.following import find_run
@@ -138,16 +137,9 @@ def _read(store: TraceStore, view: str, run: str | None) -> Iterator[Rows]:
         find_run(store, run)
     names = ", ".join(COLUMNS[view])
     where = "" if run is None else "WHERE run_id = ?"
-    try:
-        address = f"{Path(store.path).resolve().as_uri()}?mode=ro"
-        connection = sqlite3.connect(address, uri=True, timeout=30.0)
-        try:
-            sql = f"SELECT {names} FROM {view} {where} ORDER BY {ORDER[view]}"
-            yield iter(connection.execute(sql, [] if run is None else [run]))
-        finally:
-            connection.close()
-    except sqlite3.Error as error:
-        raise StoreError(f"trace store {store.path}: {error}; it cannot be exported") from error
+    sql = f"SELECT {names} FROM {view} {where} ORDER BY {ORDER[view]}"
+    with store.stream(sql, [] if run is None else [run]) as rows:
+        yield rows
 
 
 def _write_jsonl(target: IO[bytes], columns: Mapping[str, Column], rows: Rows) -> int:

@@ -17,6 +17,7 @@ from typing import Any
 from recov_graph.errors import InvalidInputError, StoreError
 from recov_graph.store import TraceStore
 from recov_graph.store.belonging import BELONGING
+from recov_graph.store.location import is_server, shown
 from recov_graph.store.salvage import Salvaged, salvage
 from recov_graph.store.sqlite import read_only_uri
 from recov_graph.store.traces import Row
@@ -88,14 +89,14 @@ def merge(
         raise InvalidInputError("there is no store to merge; name at least one")
     for source in sources:
         if _same(source, into):
-            raise InvalidInputError(f"{source} is the store that is merged into; name another")
+            raise InvalidInputError(f"{shown(source)} is what is merged into; name another")
         if not _exists(source):
             raise StoreError(f"no trace store at {source}")
     merged, salts = Merged(), set()
     for source in sources:
         with _readable(source) as (store, salvaged), _target(into, store) as target:
             salts |= {_salt(one) for one in (store, target) if one.rows(HASHED)}
-            shard = Shard(str(source), salvaged=salvaged)
+            shard = Shard(shown(source), salvaged=salvaged)
             _add(store, target, shard)
             merged.problems = target.rows("SELECT count(*) FROM problems")[0][0]
         merged.shards.append(shard)
@@ -113,7 +114,7 @@ def problem_rows(store: TraceStore, ids: Sequence[str]) -> dict[str, list[Row]]:
     """All rows of some problems, by table, as `TraceStore.replace_problems` takes them."""
     marks = ", ".join("?" * len(ids))
     return {
-        table: store.query(f'SELECT * FROM "{table}" WHERE {own.format(marks)}', ids)
+        table: store.query(f'SELECT * FROM "{table}" WHERE {own.format(marks)} ORDER BY rowid', ids)
         for table, own in BELONGING.items()
     }
 
@@ -171,6 +172,10 @@ def _salt(store: TraceStore) -> str:
 @contextmanager
 def _readable(source: str | Path) -> Iterator[tuple[TraceStore, Salvaged | None]]:
     """A store to read: itself, a copy brought up to date, or what can be had of a damaged one."""
+    if is_server(source):
+        with TraceStore(source, read_only=True) as store:
+            yield store, None
+        return
     path, salvaged = Path(source), None
     with tempfile.TemporaryDirectory(prefix="recov-graph-") as folder:
         if _damaged(path):
@@ -213,13 +218,15 @@ def _damaged(path: Path) -> bool:
 
 def _exists(source: str | Path) -> bool:
     try:
-        return Path(source).is_file()
+        return is_server(source) or Path(source).is_file()
     except OSError:  # a name that is too long
         return False
 
 
 def _same(source: str | Path, into: str | Path) -> bool:
     try:
+        if is_server(source) or is_server(into):
+            return source == into
         return Path(source).resolve() == Path(into).resolve()
     except OSError:
         return False

@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from recov_graph.errors import PolicyError
 from recov_graph.problem import describe, strict_json
 from recov_graph.routing.policy import DEFAULT, Policy, default_policy, load_policy
-from recov_graph.store import default_path
+from recov_graph.store.location import default_folder
 from recov_graph.store.traces import now
 from recov_graph.words import cut, listed, short
 
@@ -42,7 +42,7 @@ SHOWN = 8  # policies that a message names before it only counts them
 def policies_path() -> Path:
     """`RECOV_GRAPH_POLICIES`, else ``policies/`` beside the default trace store."""
     named = os.environ.get(ENVIRONMENT)
-    return Path(named) if named else default_path().parent / "policies"
+    return Path(named) if named else default_folder() / "policies"
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from recov_graph.profiles import FEATURE_RANGES
 from recov_graph.signals import FEATURE_VERSION
 from recov_graph.store import TraceStore
 from recov_graph.store.learning import tape_attempts, tape_problems
+from recov_graph.store.location import is_server, shown
 from recov_graph.store.traces import Row
 from recov_graph.words import short
 
@@ -95,7 +96,16 @@ def read_tape(path: str | Path) -> list[TapeProblem]:
     Raises:
         TapeError: naming the file, the line where there is one, and what is wrong.
     """
-    path = Path(path)
+    problems = _from_store(path) if is_server(path) else _from_file(Path(path))
+    if not problems:
+        raise TapeError(
+            f"tape {shown(path)}: holds no recorded problem; `recov-graph record` records "
+            "attempts of every operator"
+        )
+    return problems
+
+
+def _from_file(path: Path) -> list[TapeProblem]:
     try:
         with path.open("rb") as file:
             start = file.read(len(DATABASE))
@@ -103,13 +113,7 @@ def read_tape(path: str | Path) -> list[TapeProblem]:
     except (OSError, ValueError) as error:  # ValueError: a path that no file can have
         why = getattr(error, "strerror", None) or error
         raise TapeError(f"tape {path}: cannot be read: {why}") from None
-    problems = _from_store(path) if start == DATABASE else _from_text(content, str(path))
-    if not problems:
-        raise TapeError(
-            f"tape {path}: holds no recorded problem; `recov-graph record` records attempts "
-            "of every operator"
-        )
-    return problems
+    return _from_store(path) if start == DATABASE else _from_text(content, str(path))
 
 
 @lru_cache(maxsize=1)
@@ -271,12 +275,12 @@ def _ordered(attempts: Mapping[str, Attempts]) -> dict[str, Attempts]:
     return {name: attempts[name] for name in (*known, *sorted(attempts.keys() - set(known)))}
 
 
-def _from_store(path: Path) -> list[TapeProblem]:
+def _from_store(path: str | Path) -> list[TapeProblem]:
     try:
         with TraceStore(path) as store:
             return tape_of(store)
     except StoreError as error:
-        raise TapeError(f"tape {path}: {error}") from None
+        raise TapeError(f"tape {shown(path)}: {error}") from None
 
 
 def tape_of(store: TraceStore, ids: Container[str] | None = None) -> list[TapeProblem]:

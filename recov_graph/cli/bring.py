@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from recov_graph.cli.options import db_option
 
 ATTEMPTS = 20.0  # profiles.RATE_ATTEMPTS, which cannot be had without importing numpy
+
+if TYPE_CHECKING:
+    from recov_graph.store.location import Address
 
 
 @click.command("import")
@@ -30,7 +33,7 @@ ATTEMPTS = 20.0  # profiles.RATE_ATTEMPTS, which cannot be had without importing
     type=click.Choice(["profiles", "rollouts"]),
     help="What the file is; default: by its ending, .csv or .jsonl.",
 )
-def import_(file: Path, db: Path | None, **options: Any) -> None:
+def import_(file: Path, db: Address | None, **options: Any) -> None:
     """Store outcomes that were measured elsewhere, for `recov-graph refit` to learn from.
 
     FILE is a profile CSV, one failed problem a row with the rescue rate of each operator, or

@@ -10,21 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from recov_graph.cli.options import check_writable, json_option, model_options
+from recov_graph.cli.options import StoreAddress, check_writable, json_option, model_options
 
 if TYPE_CHECKING:
     from recov_graph.doctor import Allowed, Examination
     from recov_graph.store.checkup import Checkup
+    from recov_graph.store.location import Address
 
 
 @click.command()
 @model_options
-@click.option(
-    "--db", type=click.Path(path_type=Path), help="Examine this trace store; nothing is written."
-)
+@click.option("--db", type=StoreAddress(), help="Examine this trace store; nothing is written.")
 @json_option
 @click.pass_context
-def doctor(context: click.Context, /, db: Path | None, json_out: str | None, **named: Any) -> None:
+def doctor(
+    context: click.Context, /, db: Address | None, json_out: str | None, **named: Any
+) -> None:
     """Show what a model's server offers, and which interventions and features that allows.
 
     Asks each server at most five small questions, and keeps the answers for `run`. With --db: is
@@ -51,7 +52,7 @@ def doctor(context: click.Context, /, db: Path | None, json_out: str | None, **n
         sys.exit(1)
 
 
-def _examine_store(db: Path, data: dict[str, Any], *, silent: bool) -> bool:
+def _examine_store(db: Address, data: dict[str, Any], *, silent: bool) -> bool:
     """Examine a store, print what was found, and say whether nothing is wrong."""
     from recov_graph.store.checkup import check_up
 

@@ -19,6 +19,7 @@ from recov_graph.cli.options import (
 
 if TYPE_CHECKING:
     from recov_graph.store import TraceStore
+    from recov_graph.store.location import Address
 
 
 @click.command()
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     metavar="FILE|-",
     help="Write metadata and canned queries for Datasette instead, for the file of --db.",
 )
-def export(view: str, db: Path | None, datasette: str | None, **options: Any) -> None:
+def export(view: str, db: Address | None, datasette: str | None, **options: Any) -> None:
     """Write stored traces as a table: one row per problem, attempt or decision.
 
     The columns are those of the views of the same names: see docs/exploring.md.
@@ -55,12 +56,14 @@ def export(view: str, db: Path | None, datasette: str | None, **options: Any) ->
     path = db or default_path()
     if datasette is not None:
         _refuse_others(view, options)
+        if isinstance(path, str):
+            raise click.BadParameter("Datasette shows files only", param_hint="--datasette")
         _write_metadata(datasette, path)
         return
     _export(path, view, **options)
 
 
-def _export(path: Path, view: str, out: str, kind: Any, run: str | None, raw: bool) -> None:
+def _export(path: Address, view: str, out: str, kind: Any, run: str | None, raw: bool) -> None:
     from recov_graph.exporting import check_format, format_of
     from recov_graph.store import TraceStore
 

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from recov_graph.cli.options import check_writable, json_option, seed_option
+from recov_graph.cli.options import StoreAddress, check_writable, json_option, seed_option
 from recov_graph.words import count
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from recov_graph.evaluate import Bench
+    from recov_graph.store.location import Address
 
 OF_ATTEMPTS = (1.0, 2.0, 3.0, 4.0)
 OF_TOKENS = (4.0, 8.0, 16.0, 32.0)
@@ -36,7 +37,7 @@ COMPARED = ("posterior", "worth")  # the JSON has the differences of all others 
 )
 @click.option(
     "--tape",
-    type=click.Path(path_type=Path),
+    type=StoreAddress(),
     metavar="DB",
     help="A trace store that `recov-graph record` wrote to, or a tape it wrote with --out; "
     "default: the tape that ships.",
@@ -62,7 +63,7 @@ COMPARED = ("posterior", "worth")  # the JSON has the differences of all others 
 @json_option
 def evaluate(
     profiles: Path | None,
-    tape: Path | None,
+    tape: Address | None,
     budget: str | None,
     leave_cell_out: bool,
     shared: bool,
@@ -117,14 +118,15 @@ def _budgets(text: str) -> list[float]:
         ) from None
 
 
-def _bench(profiles: Path | None, tape: Path | None) -> Bench:
+def _bench(profiles: Path | None, tape: Address | None) -> Bench:
     from recov_graph.evaluate import bench_of_profiles, bench_of_tape
+    from recov_graph.store.location import shown
     from recov_graph.tape import read_tape, shipped_tape
 
     if profiles is not None:
         return bench_of_profiles(profiles)
     if tape is not None:
-        return bench_of_tape(read_tape(tape), str(tape))
+        return bench_of_tape(read_tape(tape), shown(tape))
     return bench_of_tape(shipped_tape(), "the tape that ships")
 
 

@@ -9,28 +9,30 @@ from typing import TYPE_CHECKING
 
 import click
 
-from recov_graph.cli.options import check_writable, json_option, plain_option
+from recov_graph.cli.options import StoreAddress, check_writable, json_option, plain_option
 
 if TYPE_CHECKING:
     from recov_graph.merging import Shard
+    from recov_graph.store.location import Address
 
 
 @click.command()
-@click.argument("shards", nargs=-1, required=True, metavar="STORE...", type=click.Path())
-@click.option("--db", type=click.Path(path_type=Path), required=True, help="What is merged into.")
+@click.argument("shards", nargs=-1, required=True, metavar="STORE...", type=StoreAddress())
+@click.option("--db", type=StoreAddress(), required=True, help="What is merged into.")
 @json_option
 @plain_option
-def merge(shards: tuple[str, ...], db: Path, json_out: str | None, bare: bool) -> None:
+def merge(shards: tuple[Address, ...], db: Address, json_out: str | None, bare: bool) -> None:
     """Join stores into one: every problem once. Of a damaged one, what can be read.
 
     The stores that are joined stay as they are; to merge again changes nothing.
     """
     from recov_graph.console.text import console, draws, plain, say
     from recov_graph.merging import merge as join
+    from recov_graph.store.location import shown
     from recov_graph.words import count
 
     if json_out not in (None, "-"):
-        check_writable(Path(str(json_out)), "--json", db, *map(Path, shards))
+        check_writable(Path(str(json_out)), "--json", db, *shards)
     quiet = json_out == "-"
 
     def told(shard: Shard) -> None:
@@ -51,12 +53,12 @@ def merge(shards: tuple[str, ...], db: Path, json_out: str | None, bare: bool) -
         "problems": merged.problems,
         "salts": merged.salts,
         "seconds": round(seconds, 3),
-        "db": str(db),
+        "db": shown(db),
     }
     if json_out == "-":
         click.echo(json.dumps(figures, indent=2))
     elif draws(bare):
-        said = f"{count(merged.problems, 'problem')} in {db}, {taken:,} of them taken now"
+        said = f"{count(merged.problems, 'problem')} in {shown(db)}, {taken:,} of them taken now"
         console().print(plain(f"{said}, {seconds:.1f} s"), highlight=False, soft_wrap=True)
     else:
         say("merged", **{name: figures[name] for name in figures if name != "shards"})

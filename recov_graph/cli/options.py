@@ -12,11 +12,24 @@ import click
 
 if TYPE_CHECKING:
     from recov_graph.models import Model
+    from recov_graph.store.location import Address
 
 BESIDE = ("", "-wal", "-shm", "-journal")  # what SQLite calls the files of a database
 DB_HELP = "Trace store; default: $RECOV_GRAPH_DB, storage/traces.db in a checkout, else user data."
 
-db_option = click.option("--db", type=click.Path(path_type=Path), help=DB_HELP)
+
+class StoreAddress(click.ParamType[Any]):
+    """A file as a path, or the address of a PostgreSQL database as it was given."""
+
+    name = "store"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Address:
+        from recov_graph.store.location import is_server
+
+        return value if isinstance(value, Path) or is_server(value) else Path(value)
+
+
+db_option = click.option("--db", type=StoreAddress(), metavar="FILE|postgresql://...", help=DB_HELP)
 json_option = click.option(
     "--json", "json_out", metavar="OUT|-", help="Write the figures as JSON to a file or stdout."
 )
@@ -85,7 +98,7 @@ def chosen_model(
     return as_model(model, **servers, **(options if model.startswith("openai:") else {}))
 
 
-def check_writable(path: Path, option: str = "--json", *inputs: Path | None) -> None:
+def check_writable(path: Path, option: str = "--json", *inputs: Address | None) -> None:
     """Refuse an output file before any work is done for it, and one that is an input or a store."""
     try:
         target = path if path.exists() else path.parent
@@ -194,7 +207,7 @@ policy_option = click.option(
 )
 
 
-def existing_store(db: Path | None) -> Path:
+def existing_store(db: Address | None) -> Address:
     """The trace store that is meant, where there is one.
 
     Raises:
@@ -202,10 +215,11 @@ def existing_store(db: Path | None) -> Path:
     """
     from recov_graph.errors import StoreError
     from recov_graph.store import default_path
+    from recov_graph.store.location import is_server
 
     path = db or default_path()
     try:
-        found = path.is_file()
+        found = is_server(path) or Path(path).is_file()
     except OSError:  # a name that is too long
         found = False
     if not found:

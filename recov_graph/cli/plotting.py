@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from recov_graph.report.content import Case, Report
+    from recov_graph.store.location import Address
 
 TRACE = "trace"
 KINDS = ("png", "svg", "pdf")
@@ -61,7 +62,7 @@ DESCRIBED = {
 )
 def plot(
     figures: tuple[str, ...],
-    db: Path | None,
+    db: Address | None,
     out: Path,
     run_id: str | None,
     policy: str | None,
@@ -173,7 +174,7 @@ def _make_folder(path: Path) -> None:
         ) from None
 
 
-def _check_target(path: Path, kind: str, store: Path) -> None:
+def _check_target(path: Path, kind: str, store: Address) -> None:
     """Refuse to replace what is no picture of the format."""
     check_writable(path, "--out", store)
     if path.exists() and not _is_picture(path, kind):

@@ -28,6 +28,7 @@ from recov_graph.cli.options import (
 
 if TYPE_CHECKING:
     from recov_graph.record import Recorded
+    from recov_graph.store.location import Address
 
 
 @click.command()
@@ -58,7 +59,7 @@ def record(
     interventions: str | None,
     processes: int,
     out: Path | None,
-    db: Path | None,
+    db: Address | None,
     store_text: Any,
     **settings: Any,
 ) -> None:
@@ -151,7 +152,7 @@ def _progress(tally: _Tally) -> Iterator[Callable[[Recorded], None]]:
         yield advance
 
 
-def _finish(tally: _Tally, db: Path, out: Path | None, source: str) -> None:
+def _finish(tally: _Tally, db: Address, out: Path | None, source: str) -> None:
     """Say what became of it, write the text tape, and end with the right exit code."""
     from recov_graph.console import plain
     from recov_graph.words import count
@@ -181,14 +182,14 @@ def _finish(tally: _Tally, db: Path, out: Path | None, source: str) -> None:
         sys.exit(1)
 
 
-def _where(tally: _Tally, db: Path) -> str:
+def _where(tally: _Tally, db: Address) -> str:
     if not tally.on_tape:
         return f"nothing is on the tape in {db}"
     then = f"recov-graph evaluate --tape {shlex.quote(str(db))}"
     return f"the tape is in {db}; `{then}` compares policies on it"
 
 
-def _write_text(db: Path, out: Path, source: str) -> None:
+def _write_text(db: Address, out: Path, source: str) -> None:
     from recov_graph.tape import read_tape, write_tape
     from recov_graph.words import count
 

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from recov_graph.cli.options import check_writable, db_option, number
+from recov_graph.cli.options import check_writable, db_option, existing_store, number
 
 if TYPE_CHECKING:
     from recov_graph.refit import Refit
+    from recov_graph.store.location import Address
 
 
 @click.command()
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
     "--policies", type=click.Path(path_type=Path, file_okay=False), help="Folder of policies."
 )
 def refit(
-    db: Path | None,
+    db: Address | None,
     model: str | None,
     task: str | None,
     out: Path | None,
@@ -68,17 +69,15 @@ def refit(
 ) -> None:
     """Fit a policy to stored traces and compare it with the active one on the newest of them."""
     from recov_graph.console import plain
-    from recov_graph.errors import PolicyError, StoreError
+    from recov_graph.errors import PolicyError
     from recov_graph.policies import PolicyShelf
     from recov_graph.refit import refit as fit
     from recov_graph.routing import default_policy
-    from recov_graph.store import TraceStore, default_path
+    from recov_graph.store import TraceStore
 
     if force and not activate:
         raise click.BadParameter("only overrides the gate of --activate", param_hint="--force")
-    path = db or default_path()
-    if not path.is_file():
-        raise StoreError(f"no trace store at {path}; run `recov-graph demo` first or name one")
+    path = existing_store(db)
     if out is not None:
         check_writable(out, "--out", path)
     if not name:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +14,9 @@ from recov_graph.cli.options import (
     policy_option,
     write_whole,
 )
+
+if TYPE_CHECKING:
+    from recov_graph.store.location import Address
 
 
 @click.command()
@@ -34,7 +38,7 @@ from recov_graph.cli.options import (
 )
 @policy_option
 def report(
-    db: Path | None,
+    db: Address | None,
     out: Path,
     run_id: str | None,
     problem: str | None,

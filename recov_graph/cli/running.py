@@ -26,6 +26,7 @@ from recov_graph.cli.working import Asked, work_on
 
 if TYPE_CHECKING:
     from recov_graph.distributed import Cluster
+    from recov_graph.store.location import Address
     from recov_graph.store.traces import StoreText
 
 
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 def demo(
     problems: int,
     seed: int,
-    db: Path | None,
+    db: Address | None,
     store_text: StoreText,
     json_out: str | None,
     bare: bool,
@@ -156,7 +157,7 @@ def run(
     address: str | None,
     workers: int | None,
     shards: Path | None,
-    db: Path | None,
+    db: Address | None,
     json_out: str | None,
     bare: bool,
     **options: Any,
@@ -210,7 +211,7 @@ def _cluster(
     address: str | None,
     workers: int | None,
     shards: Path | None,
-    db: Path | None,
+    db: Address | None,
     concurrency: int,
 ) -> Cluster | None:
     if engine == "local":
@@ -220,8 +221,11 @@ def _cluster(
         return None
     from recov_graph.distributed import Cluster
     from recov_graph.store import default_path
+    from recov_graph.store.location import default_folder, is_server
 
-    return Cluster(shards or Path(f"{db or default_path()}.shards"), address, workers, concurrency)
+    store = db or default_path()
+    beside = default_folder() / "shards" if is_server(store) else Path(f"{store}.shards")
+    return Cluster(shards or beside, address, workers, concurrency)
 
 
 def _names(given: str) -> tuple[str, ...]:

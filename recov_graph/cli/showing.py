@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from recov_graph.cli.options import db_option, plain_option
+from recov_graph.cli.options import db_option, existing_store, plain_option
+
+if TYPE_CHECKING:
+    from recov_graph.store.location import Address
 
 
 @click.command()
@@ -16,18 +18,16 @@ from recov_graph.cli.options import db_option, plain_option
 @click.option("--runs", is_flag=True, help="List all runs.")
 @db_option
 @plain_option
-def show(run_id: str | None, problem: str | None, runs: bool, db: Path | None, bare: bool) -> None:
+def show(
+    run_id: str | None, problem: str | None, runs: bool, db: Address | None, bare: bool
+) -> None:
     """Show a stored run, by default the latest, or one problem of it, or all runs."""
     from recov_graph.console import print_problem, print_run, print_runs
-    from recov_graph.errors import StoreError
-    from recov_graph.store import TraceStore, default_path
+    from recov_graph.store import TraceStore
 
     if runs and (run_id is not None or problem is not None):
         raise click.BadParameter("lists all runs; name no run or problem", param_hint="--runs")
-    path = db or default_path()
-    if not path.is_file():
-        raise StoreError(f"no trace store at {path}; run `recov-graph demo` first or name one")
-    with TraceStore(path) as store:
+    with TraceStore(existing_store(db)) as store:
         if runs:
             print_runs(store, bare=bare)
         elif problem is None:

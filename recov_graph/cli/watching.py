@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from recov_graph.cli.options import db_option, number, plain_option
+
+if TYPE_CHECKING:
+    from recov_graph.store.location import Address
 
 
 @click.command()
@@ -21,7 +24,7 @@ from recov_graph.cli.options import db_option, number, plain_option
 )
 @click.option("--once", is_flag=True, help="Look once and end.")
 @plain_option
-def watch(run_id: str | None, db: Path | None, interval: float, once: bool, bare: bool) -> None:
+def watch(run_id: str | None, db: Address | None, interval: float, once: bool, bare: bool) -> None:
     """Follow a run while it goes on, until Ctrl-C; waits for one where there is none yet."""
     from recov_graph.console import watch as follow
     from recov_graph.store import default_path

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from recov_graph.problem import Problem
     from recov_graph.runs import Begun, RunSpec
     from recov_graph.store import TraceStore
+    from recov_graph.store.location import Address
     from recov_graph.verifiers import Verifier
 
 INTERRUPTED = 130
@@ -35,7 +36,7 @@ class Asked:
 
     problems: Iterable[Problem]
     count: int
-    db: Path | None
+    db: Address | None
     json_out: str | None
     bare: bool
     baseline: bool

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from rich.console import Group
@@ -20,6 +19,7 @@ from recov_graph.console.text import console, number, plain, say, watched
 from recov_graph.errors import StoreError
 from recov_graph.store import TraceStore
 from recov_graph.store.following import Follower, Standing
+from recov_graph.store.location import Address, shown
 
 Row = dict[str, Any]
 EVENTS = 8
@@ -38,7 +38,7 @@ WORDS = (
 
 
 def watch(
-    path: Path, run_id: str | None, *, interval: float, bare: bool = False, once: bool = False
+    path: Address, run_id: str | None, *, interval: float, bare: bool = False, once: bool = False
 ) -> None:
     """Follow a run until interrupted; the database and the run may come later.
 
@@ -90,25 +90,27 @@ class Look:
 
 
 def _looks(
-    path: Path, run_id: str | None, interval: float, *, live: bool, once: bool
+    path: Address, run_id: str | None, interval: float, *, live: bool, once: bool
 ) -> Iterator[Look]:
     """One look after the other, with a pause between; also at a file that takes another's place."""
     missing = "a run" if run_id is None else f"run {run_id}"
     while True:
         while (file := _file(path)) is None:
-            yield Look(waits_for=f"a trace store at {path}")
+            yield Look(waits_for=f"a trace store at {shown(path)}")
             time.sleep(interval)
         with closing(TraceStore(path)) as store:
             follower = Follower(store, run_id, first=EVENTS, later=EVENTS if live or once else -1)
             while _file(path) == file:
                 standing = follower.look()
                 rate = None if standing is None else follower.rate()
-                yield Look(standing, rate, "" if standing else f"{missing} in {path}")
+                yield Look(standing, rate, "" if standing else f"{missing} in {shown(path)}")
                 time.sleep(interval)
 
 
-def _file(path: Path) -> int | None:
+def _file(path: Address) -> int | None:
     """Which file it is, once there is something in it: an empty one is about to become a store."""
+    if isinstance(path, str):
+        return 0  # a server's database stays the one it is
     try:
         found = path.stat()
     except (FileNotFoundError, NotADirectoryError):

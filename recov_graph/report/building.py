@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from recov_graph.errors import StoreError
@@ -79,7 +77,7 @@ def _built(
         recorded_panel(store, as_router(policy), reference, run),
     )
     return Report(
-        database=Path(store.path).name,
+        database=store.path.rpartition("/")[2],
         made_at=now(),
         version=__version__,
         runs=tuple(runs[:MOST_RUNS]),

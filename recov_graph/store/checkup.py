@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +19,13 @@ from sqlite_utils import Database
 
 from recov_graph.errors import StoreError
 from recov_graph.store.blobs import unpack
+from recov_graph.store.location import is_server, shown
 from recov_graph.store.migrations import migrations
 from recov_graph.store.sqlite import read_only_uri
+from recov_graph.store.traces import TraceStore
 from recov_graph.words import count, listed
 
+Ask = Callable[[str], list[Any]]
 Status = Literal["ok", "note", "wrong"]
 LEAST_FREE = 100 << 20  # bytes of the disk
 ARRAYS = 2_000  # token arrays that are looked into
@@ -42,7 +45,8 @@ RULES = {
     "ended problems whose calls do not add up to what they cost": (
         "SELECT outcomes.id FROM outcomes JOIN "
         "(SELECT problem_id, sum(prompt_tokens) AS p, sum(completion_tokens) AS c, "
-        "sum(scored_tokens) AS s FROM calls GROUP BY problem_id) ON problem_id = outcomes.id "
+        "sum(scored_tokens) AS s FROM calls GROUP BY problem_id) AS spent "
+        "ON spent.problem_id = outcomes.id "
         "WHERE (prompt_tokens, completion_tokens, scored_tokens) <> (p, c, s)"
     ),
     "problems that are in one run twice": (
@@ -117,6 +121,13 @@ def check_up(address: str | Path) -> Checkup:
     Raises:
         StoreError: there is no such file.
     """
+    checkup = Checkup(shown(address))
+    if is_server(address):
+        with TraceStore(address, read_only=True) as store, store.snapshot():
+            checkup.note("schema", "ok", "of this version")
+            _rows(store.rows, checkup)
+            _runs(store.rows, checkup)
+        return checkup
     path = Path(address)
     try:
         found, empty = path.exists(), path.is_file() and path.stat().st_size == 0
@@ -124,7 +135,6 @@ def check_up(address: str | Path) -> Checkup:
         found = empty = False
     if not found:
         raise StoreError(f"no trace store at {address}; run `recov-graph demo` first or name one")
-    checkup = Checkup(str(address))
     if not path.is_file():
         checkup.note("file", "wrong", "it is no file", "name the file of a store with --db")
         return checkup
@@ -136,8 +146,9 @@ def check_up(address: str | Path) -> Checkup:
         with closing(sqlite3.connect(read_only_uri(path), uri=True, isolation_level=None)) as file:
             file.execute("BEGIN")
             if _pages(path, file, checkup) and _schema(file, checkup):
-                _rows(file, checkup)
-                _runs(file, checkup)
+                _references(file, checkup)
+                _rows(lambda sql: file.execute(sql).fetchall(), checkup)
+                _runs(lambda sql: file.execute(sql).fetchall(), checkup)
     except sqlite3.Error as error:
         _cannot_be_read(path, error, checkup)
     return checkup
@@ -219,7 +230,7 @@ def _schema(file: sqlite3.Connection, checkup: Checkup) -> bool:
     return True
 
 
-def _rows(file: sqlite3.Connection, checkup: Checkup) -> None:
+def _references(file: sqlite3.Connection, checkup: Checkup) -> None:
     broken = file.execute("PRAGMA foreign_key_check").fetchmany(100)
     if broken:
         tables = sorted({str(row[0]) for row in broken})
@@ -227,21 +238,24 @@ def _rows(file: sqlite3.Connection, checkup: Checkup) -> None:
         checkup.note("references", "wrong", says, _salvage(Path(checkup.address)))
     else:
         checkup.note("references", "ok", "every row finds the rows it refers to")
+
+
+def _rows(ask: Ask, checkup: Checkup) -> None:
     wrong = 0
     for name, sql in RULES.items():
-        names = [str(row[0]) for row in file.execute(sql).fetchmany(1000)]
+        names = [str(row[0]) for row in ask(f"{sql} LIMIT 1000")]
         if names:
             wrong += 1
             says = f"{len(names)} {name}: {listed(names, 3)}"
             checkup.note("rows", "wrong", says, _salvage(Path(checkup.address)))
     if not wrong:
         checkup.note("rows", "ok", "attempts, verdicts, calls and outcomes agree")
-    _arrays(file, checkup)
+    _arrays(ask, checkup)
 
 
-def _arrays(file: sqlite3.Connection, checkup: Checkup) -> None:
-    bad = [name for name, blob in _blobs(file) if not _unpacks(blob)]
-    looked = min(ARRAYS, file.execute("SELECT count(*) FROM token_arrays").fetchone()[0])
+def _arrays(ask: Ask, checkup: Checkup) -> None:
+    bad = [name for name, blob in _blobs(ask) if not _unpacks(blob)]
+    looked = min(ARRAYS, ask("SELECT count(*) FROM token_arrays")[0][0])
     if bad:
         says = f"{len(bad)} of {count(looked, 'token array')} looked into are damaged: "
         checkup.note("arrays", "wrong", says + listed(bad, 3), "measure these problems anew")
@@ -249,9 +263,9 @@ def _arrays(file: sqlite3.Connection, checkup: Checkup) -> None:
         checkup.note("arrays", "ok", f"{count(looked, 'token array')} looked into, all whole")
 
 
-def _blobs(file: sqlite3.Connection) -> Iterator[tuple[str, Any]]:
+def _blobs(ask: Ask) -> Iterator[tuple[str, Any]]:
     sql = "SELECT id, signals, taken, specialist, ancestor FROM token_arrays "
-    for name, *blobs in file.execute(f"{sql} ORDER BY rowid DESC LIMIT {ARRAYS}"):
+    for name, *blobs in ask(f"{sql} ORDER BY rowid DESC LIMIT {ARRAYS}"):
         yield from ((name, blob) for blob in blobs if blob is not None)
 
 
@@ -263,8 +277,8 @@ def _unpacks(blob: Any) -> bool:
     return True
 
 
-def _runs(file: sqlite3.Connection, checkup: Checkup) -> None:
-    rows = file.execute(STANDING).fetchall()
+def _runs(ask: Ask, checkup: Checkup) -> None:
+    rows = ask(STANDING)
     checkup.runs = [
         RunStanding(name, kind, model, at, planned, begun, ended, settings is not None)
         for name, kind, model, at, planned, settings, begun, ended in rows[:RUNS]

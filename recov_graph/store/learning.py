@@ -20,11 +20,14 @@ FEATURES = (
 )
 # Attempts by operator, wherever they come from: routed, imported, recorded.
 OUTCOMES = (
-    "SELECT problem_id, interventions.operator, SUM(outcome = 'rescued') AS passed, "
+    "SELECT problem_id, operator, passed, attempts FROM ("
+    "SELECT 0 AS part, problem_id, interventions.operator, SUM(outcome = 'rescued') AS passed, "
     "COUNT(*) AS attempts FROM interventions JOIN rollouts USING (id) "
-    "WHERE outcome IN ('rescued', 'failed') GROUP BY 1, 2 "
-    "UNION ALL SELECT problem_id, operator, SUM(passed), SUM(attempts) FROM tallies GROUP BY 1, 2 "
-    "UNION ALL SELECT problem_id, operator, SUM(passed), COUNT(*) FROM tape GROUP BY 1, 2"
+    "WHERE outcome IN ('rescued', 'failed') GROUP BY 2, 3 "
+    "UNION ALL SELECT 1, problem_id, operator, SUM(passed), SUM(attempts) FROM tallies "
+    "GROUP BY 2, 3 "
+    "UNION ALL SELECT 2, problem_id, operator, SUM(passed), COUNT(*) FROM tape GROUP BY 2, 3"
+    ") AS made ORDER BY part, problem_id, operator"
 )
 DECISIONS = (
     "SELECT problem_id, decisions.id, decisions.operator, probability, candidates, policy_hash, "

@@ -6,7 +6,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ class SqliteFile:
     """
 
     errors: tuple[type[Exception], ...] = (sqlite3.Error, OSError, OverflowError, UnicodeError)
+    passing: tuple[type[Exception], ...] = ()
     hint = "check that the path can be written and is a recov-graph database"
 
     def __init__(self, path: str, *, read_only: bool = False) -> None:
@@ -107,6 +108,16 @@ class SqliteFile:
         """The names of the columns and the rows of a SELECT."""
         cursor = self.connection.execute(sql, parameters)
         return [column[0] for column in cursor.description], cursor.fetchall()
+
+    @contextmanager
+    def stream(self, sql: str, parameters: Sequence[Any] = ()) -> Iterator[Iterator[Any]]:
+        """The rows of a SELECT one by one, through a connection of its own: nobody waits for it."""
+        uri = read_only_uri(Path(self.path))
+        with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS)) as connection:
+            yield iter(connection.execute(sql, parameters))
+
+    def recover(self) -> None:
+        """Nothing passes by itself here."""
 
     def run(self, sql: str, parameters: Sequence[Any] = ()) -> None:
         """Carry out a statement that gives nothing back."""

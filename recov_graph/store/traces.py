@@ -6,7 +6,8 @@ import hashlib
 import json
 import secrets
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import groupby
@@ -20,12 +21,14 @@ from recov_graph.rollout import Rollout
 from recov_graph.signals import FEATURE_VERSION
 from recov_graph.store.belonging import BELONGING
 from recov_graph.store.blobs import pack, pack_topk, unpack, unpack_topk
-from recov_graph.store.sqlite import SqliteFile
+from recov_graph.store.engine import Engine, engine_of
+from recov_graph.store.location import shown
 from recov_graph.trace import Trace, measure
 from recov_graph.words import storable
 
 StoreText = Literal["full", "hash", "none"]
 Row = dict[str, Any]
+TRIES, PAUSE = 6, 0.2  # of what may pass, and seconds between
 # Columns that hold what a user or a model wrote: kept, hashed or dropped.
 TEXT_COLUMNS = {
     "problems": ("prompt", "answer"),
@@ -53,7 +56,7 @@ STORED = " UNION ALL ".join(
 
 # As `batch.summary` counts: who was routed had failed first, and so had who had no attempt left.
 HOW = (
-    "CASE WHEN solved THEN iif(regime IS NULL, 'solved_first', 'rescued') "
+    "CASE WHEN solved = 1 AND regime IS NULL THEN 'solved_first' WHEN solved = 1 THEN 'rescued' "
     "WHEN attempts = 0 OR (regime IS NULL AND stop_reason = 'verifier_error') THEN 'unjudged' "
     "ELSE stop_reason END"
 )
@@ -70,11 +73,14 @@ def now() -> str:
 
 
 class TraceStore:
-    """One SQLite file in WAL mode, written through one locked connection; usable from any thread.
+    """One SQLite file in WAL mode, or a PostgreSQL database; usable from any thread.
+
+    It is written through one locked connection.
 
     Args:
         path: the file, made with its folders where missing; ":memory:" for a store that is gone
-            when closed. A file that may not be written is opened to be read.
+            when closed. A file that may not be written is opened to be read. Or the address of a
+            database, ``postgresql://user@host/database``, with the extra ``postgres``.
         read_only: nothing is written, were it only to bring the file up to date.
         store_text: "full" keeps prompts, answers and outputs; "hash" keeps salted hashes of them;
             "none" keeps neither. Token ids, reasons and details of interventions may be text in
@@ -92,14 +98,15 @@ class TraceStore:
             raise InvalidInputError(
                 f"store_text is {store_text!r}; it must be one of {', '.join(get_args(StoreText))}"
             )
-        self.path = str(path)
-        if not self.path:
+        self.address = str(path)
+        if not self.address:
             raise InvalidInputError("the store's path is empty; name a file, or ':memory:'")
+        self.path = shown(self.address)
         self.store_text = store_text
         self._lock = threading.RLock()
-        self._engine_type = SqliteFile
+        self._engine_type = engine_of(self.address)
         with self._clear_errors():
-            self._engine = SqliteFile(self.path, read_only=read_only)
+            self._engine: Engine = self._engine_type(self.address, read_only=read_only)
         try:
             self._salt = self._own_salt()
         except BaseException:
@@ -112,11 +119,12 @@ class TraceStore:
         """The store's salt, made once: of two who make it at a time one is first."""
         sql = "SELECT value FROM settings WHERE id = 'salt'"
         if not (rows := self.rows(sql)):
-            with self._clear_errors(), self._transaction():
-                self._engine.run(
+            self._written_at_once(
+                lambda: self._engine.run(
                     "INSERT INTO settings (id, value) VALUES ('salt', ?) ON CONFLICT DO NOTHING",
                     [secrets.token_hex(16)],
                 )
+            )
             rows = self.rows(sql)
         return bytes.fromhex(rows[0][0])
 
@@ -140,15 +148,13 @@ class TraceStore:
         Raises:
             StoreError: the database refuses the rows; nothing of this call is stored then.
         """
-        with self._clear_errors(), self._transaction():
-            self._written(tables)
+        self._written_at_once(lambda: self._upsert(tables))
 
     def write_paid(self, **tables: Sequence[Mapping[str, Any]]) -> None:
         """As `write`, for what cost something: a loss of power afterwards takes none of it."""
-        with self._clear_errors(), self._transaction(durable=True):
-            self._written(tables)
+        self._written_at_once(lambda: self._upsert(tables), durable=True)
 
-    def _written(self, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    def _upsert(self, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
         for table, rows in tables.items():
             kept = self._redacted(table, rows)
             for columns, alike in groupby(kept, key=tuple):
@@ -160,21 +166,27 @@ class TraceStore:
         The rest, all of a table that is not named, is of a timeline that was abandoned: a thread
         was taken back to an older checkpoint, and went on from there.
         """
-        with self._clear_errors(), self._transaction():
-            self._written({"outcomes": [outcome]})
+
+        def settled() -> None:
+            self._upsert({"outcomes": [outcome]})
             _, stored = self._engine.read(STORED, [outcome["id"]])
             stale = [(table, name) for table, name in stored if name not in kept.get(table, ())]
             for table, name in stale:
                 self._engine.run(f'DELETE FROM "{table}" WHERE id = ?', [name])
 
+        self._written_at_once(settled)
+
     def replace_problems(self, ids: Sequence[str], **tables: Sequence[Mapping[str, Any]]) -> None:
         """Put rows in the place of all that is stored of some problems, all or none."""
         marks = ", ".join("?" * len(ids))
-        with self._clear_errors(), self._transaction():
+
+        def replaced() -> None:
             if ids:
                 for table, own in reversed(list(BELONGING.items())):
                     self._engine.run(f'DELETE FROM "{table}" WHERE {own.format(marks)}', ids)
-            self._written(tables)
+            self._upsert(tables)
+
+        self._written_at_once(replaced)
 
     def write_traces(
         self, traces: Mapping[str, Trace], calls: Sequence[Mapping[str, Any]] = ()
@@ -278,6 +290,12 @@ class TraceStore:
             return self._engine.read(sql, parameters)[1]
 
     @contextmanager
+    def stream(self, sql: str, parameters: Sequence[Any] = ()) -> Iterator[Iterator[Any]]:
+        """The rows of a SELECT one by one, beside whatever else is read and written."""
+        with self._clear_errors(), self._engine.stream(sql, parameters) as rows:
+            yield rows
+
+    @contextmanager
     def snapshot(self) -> Iterator[None]:
         """All that is read inside is of one moment, whatever others write; nothing is written."""
         with self._clear_errors(), self._lock, self._engine.snapshot():
@@ -325,10 +343,22 @@ class TraceStore:
         key = self._salt if salt is None else salt
         return hashlib.blake2b(storable(text).encode(), digest_size=16, key=key).hexdigest()
 
-    @contextmanager
-    def _transaction(self, *, durable: bool = False) -> Iterator[None]:
-        with self._lock, self._engine.transaction(durable=durable):
-            yield
+    def _written_at_once(self, work: Callable[[], None], *, durable: bool = False) -> None:
+        """Do some work in one transaction, over again where what hindered it may pass.
+
+        That is safe: whatever is written may be written twice.
+        """
+        with self._clear_errors(), self._lock:
+            for left in reversed(range(TRIES)):
+                try:
+                    with self._engine.transaction(durable=durable):
+                        work()
+                    return
+                except self._engine.passing:
+                    if not left:
+                        raise
+                    time.sleep(PAUSE * (TRIES - left))
+                    self._engine.recover()
 
     @contextmanager
     def _clear_errors(self) -> Iterator[None]:
@@ -336,6 +366,7 @@ class TraceStore:
             yield
         except self._engine_type.errors as error:
             raise StoreError(
-                f"trace store {self.path}: {error}; {self._engine_type.hint}, "
+                f"trace store {self.path}: {' '.join(str(error).split())}; "
+                f"{self._engine_type.hint}, "
                 "or name another with --db or RECOV_GRAPH_DB"
             ) from error
