@@ -9,6 +9,7 @@ from typing import Any
 
 from recov_graph.attempts import SAMPLE
 from recov_graph.baseline import RetryAlone
+from recov_graph.state import AGAIN
 
 UNROUTED = "not routed"  # failures that the budget left no attempt for
 Output = Mapping[str, Any]  # of the graph: of its attempts only operator, spent and verdict
@@ -71,7 +72,7 @@ class Figures:
         """A problem has ended so."""
         self.problems += 1
         self._tokens += int(output["usage"]["tokens"])
-        self.errors += output["stop_reason"] in ("model_error", "verifier_error")
+        self.errors += output["stop_reason"] in AGAIN
         if first_failed(output):
             self._reasons[output["stop_reason"]] += 1
             self._regimes.setdefault(regime_of(output), _Failures()).add(output)
@@ -121,7 +122,7 @@ class Figures:
             "rescued": self.rescued,
             "stopped": self.stopped,
             "budget_exhausted": self._reasons["budget_exhausted"],
-            "errors": self._reasons["model_error"] + self._reasons["verifier_error"],
+            "errors": sum(self._reasons[end] for end in AGAIN),
             "unjudged": self.problems - self._solved_first - self.failed,
             "by_intervention": _by_attempts(everything),
             "by_regime": {

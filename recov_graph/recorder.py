@@ -15,7 +15,7 @@ from recov_graph.rollout_features import ROLLOUT_FEATURE_VERSION, RolloutFeature
 from recov_graph.routing.decision import Router
 from recov_graph.routing.policy import ROUTER_VERSION
 from recov_graph.signals import FEATURE_VERSION
-from recov_graph.state import AttemptData, DecisionData, RecoveryState
+from recov_graph.state import AGAIN, AttemptData, DecisionData, RecoveryState
 from recov_graph.store.blobs import pack, pack_topk
 from recov_graph.store.progress import kept_rollouts
 from recov_graph.store.traces import TraceStore, now
@@ -212,6 +212,8 @@ class Recorder:
             decisions=[decision["id"] for decision in state["route"]],
             calls=state["calls"],
             rollout_features=[recovery_id] if "agreement" in features else [],
+            # What ended in an error may be gone on with.
+            underway=attempts if state["stop_reason"] in AGAIN else [],
         )
 
     def trace(self, attempt_id: str) -> Trace | None:

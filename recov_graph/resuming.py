@@ -10,11 +10,17 @@ import json
 from typing import Any, cast
 
 from recov_graph.attempts import SAMPLE, failed_samples, value_of
+from recov_graph.errors import StoreError
 from recov_graph.features import problem_features
 from recov_graph.problem import Problem
 from recov_graph.recorder import SPENT
 from recov_graph.state import AttemptData, DecisionData, RecoveryState, new_recovery
-from recov_graph.store.progress import Stored, measured_rollouts, stored_problem
+from recov_graph.store.progress import (
+    Stored,
+    kept_rollouts,
+    measured_rollouts,
+    stored_problem,
+)
 from recov_graph.store.traces import Row, TraceStore
 
 VERDICT = ("value", "score", "answer", "explanation")
@@ -28,7 +34,7 @@ def half_done(
     """The state of a problem under way and the node after which it goes on.
 
     None where it has to begin anew: nothing is stored of it that was paid for, or not all that is
-    needed, as with ``store_text`` other than "full".
+    needed, as with ``store_text`` other than "full" or where an array of it is damaged.
     """
     stored = stored_problem(store, recovery_id)
     if store.store_text != "full" or not stored.attempts:
@@ -45,7 +51,13 @@ def half_done(
             "calls": {row["id"]: _call(row) for row in stored.calls},
         },
     )
-    state["features"] = _features(store, stored, state)
+    try:
+        state["features"] = _features(store, stored, state)
+        kept_rollouts(store, recovery_id)  # whoever measures them later could not begin anew
+    except StoreError as error:
+        if error.__cause__ is not None:  # the database itself
+            raise
+        return None
     node = _last_node(state)
     if state["route"]:
         state["regime"] = state["route"][-1]["regime"]

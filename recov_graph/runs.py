@@ -20,7 +20,7 @@ from recov_graph.policies import PolicyShelf
 from recov_graph.problem import Problem
 from recov_graph.recorder import RunStart
 from recov_graph.routing import Policy, default_policy, load_policy
-from recov_graph.state import NAMESPACE
+from recov_graph.state import AGAIN, NAMESPACE
 from recov_graph.store import TraceStore
 from recov_graph.store.progress import Ended, ended_problems, resumable_runs
 from recov_graph.verifiers import Verifier, as_verifier
@@ -28,7 +28,6 @@ from recov_graph.words import short
 from recov_graph.workspace import KEPT_PROBLEMS
 
 LOOK_UP = 200  # problems that a store is asked about at a time
-AGAIN = ("model_error", "verifier_error")  # ends that are no end: they are tried anew
 
 
 @dataclass(frozen=True, slots=True)

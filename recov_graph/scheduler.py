@@ -144,19 +144,21 @@ class Scheduler:
 
     def run(self, problems: Sequence[Problem]) -> Iterator[tuple[Problem, dict[str, Any]]]:
         """Each problem with the graph's output, as it ends, but those never begun."""
-        waiting: list[tuple[float, int, _Open]] = []
-        for order, problem in enumerate(problems):
-            found = self._found(order, problem)
+        known = [self._found(order, problem) for order, problem in enumerate(problems)]
+        for problem, found in zip(problems, known, strict=True):
+            self._count_found(found)
             if found.output is not None:
-                self.tokens += found.output["usage"]["tokens"]
-                self.attempts += len(found.output["attempts"])
                 yield problem, found.output
-                if self._refused(found.output):
-                    self.not_reached += problems[order + 1 :]
-                    break
+        # What is left is known once all of it is counted.
+        refused = any(found.output and self._refused(found.output) for found in known)
+        waiting: list[tuple[float, int, _Open]] = []
+        for order, (problem, found) in enumerate(zip(problems, known, strict=True)):
+            if found.output is not None:
                 continue
-            new = found.half_done is None
-            if new and (self._attempts_left < self._samples or self._tokens_left <= 0):
+            if self.stopped:
+                return
+            nothing_left = refused or self._attempts_left < self._samples or self._tokens_left <= 0
+            if found.half_done is None and nothing_left:
                 self.not_reached.append(problem)
                 continue
             opened = _Open(problem, {"configurable": {"thread_id": uuid4().hex}}, {})
@@ -164,24 +166,22 @@ class Scheduler:
                 self._take_up(opened, *found.half_done)
             else:
                 self._go_on(opened, {"problem": problem.model_dump()})
-            if self.stopped:
-                return
-            if not opened.ended:
+            if opened.ended:
+                yield self._closed(opened)
+                refused = refused or self._refused(opened.output)
+            else:
                 heapq.heappush(waiting, (-opened.worth, order, opened))
-                continue
-            yield self._closed(opened)
-            if self._refused(opened.output):
-                self.not_reached += problems[order + 1 :]
-                break
+        if self.stopped:
+            return
         while waiting and self._may_go_on(waiting[0][2]):
             _, order, best = heapq.heappop(waiting)
             self._go_on(best, None)
-            if self.stopped and not best.ended:
-                return
             if best.ended:
                 yield self._closed(best)
             else:
                 heapq.heappush(waiting, (-best.worth, order, best))
+            if self.stopped:
+                return
         for _, _, left in sorted(waiting, key=lambda item: item[1]):
             self._end(left)
             yield self._closed(left)
@@ -203,18 +203,38 @@ class Scheduler:
         """Make the attempt decided on, or the first ones, and decide on the next."""
         self._step(opened, given, RecoveryContext(max_tokens=self._limit(opened)))
         if not opened.ended:
-            # A router plans with the tokens it is told of, so far from the end it is told of none.
-            close = self._tokens_left < CLOSE * opened.mean_cost
-            limit = self._limit(opened) if close else None
-            self._step(opened, None, RecoveryContext(max_tokens=limit))
+            self._decide(opened)
+
+    def _decide(self, opened: _Open) -> None:
+        # A router plans with the tokens it is told of, so far from the end it is told of none.
+        close = self._tokens_left < CLOSE * opened.mean_cost
+        limit = self._limit(opened) if close else None
+        self._step(opened, None, RecoveryContext(max_tokens=limit))
+
+    def _count_found(self, found: Found) -> None:
+        """Charge to all what was spent on a problem before."""
+        if found.output is not None:
+            self.tokens += found.output["usage"]["tokens"]
+            self.attempts += len(found.output["attempts"])
+        elif found.half_done is not None:
+            state, _ = found.half_done
+            self.tokens += sum(int(call["tokens"]) for call in state["calls"].values())
+            self.attempts += len(state["attempts"])
 
     def _take_up(self, opened: _Open, state: RecoveryState, node: str) -> None:
-        """Go on with a problem from before up to its next attempt."""
+        """Go on with a problem from before, whose cost is counted, up to its next attempt."""
         self._graph.update_state(opened.config, state, as_node=node)
-        self._count(opened)
+        opened.tokens = sum(int(call["tokens"]) for call in state["calls"].values())
+        opened.attempts = len(state["attempts"])
         opened.output = dict(state)
-        while not opened.ended and self._graph.get_state(opened.config).next != STOPS[1:]:
-            self._step(opened, None, RecoveryContext(max_tokens=self._limit(opened)))
+        while not opened.ended:
+            (following,) = self._graph.get_state(opened.config).next
+            if following == "intervene":
+                break
+            if following == "classify":
+                self._decide(opened)
+            else:
+                self._step(opened, None, RecoveryContext(max_tokens=self._limit(opened)))
 
     def _end(self, opened: _Open) -> None:
         """End a problem that nothing more is spent on: asked anew, it has no attempts left."""

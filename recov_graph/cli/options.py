@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,9 +25,16 @@ class StoreAddress(click.ParamType[Any]):
     name = "store"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Address:
+        if isinstance(value, Path):
+            return value
         from recov_graph.store.location import is_server
 
-        return value if isinstance(value, Path) or is_server(value) else Path(value)
+        if is_server(value):
+            return str(value)
+        if re.match(r"\w{2,}:/", value):  # a disk of Windows has one letter
+            scheme = value.partition(":")[0]
+            self.fail(f"{scheme}: is not known; name a file, or postgresql://...", param, ctx)
+        return Path(value)
 
 
 db_option = click.option("--db", type=StoreAddress(), metavar="FILE|postgresql://...", help=DB_HELP)
@@ -103,7 +111,8 @@ def check_writable(path: Path, option: str = "--json", *inputs: Address | None) 
     try:
         target = path if path.exists() else path.parent
         legal = not path.is_dir() and path.parent.is_dir() and os.access(target, os.W_OK)
-        taken = [Path(f"{other}{end}").resolve() for other in inputs if other for end in BESIDE]
+        files = [other for other in inputs if isinstance(other, Path)]
+        taken = [Path(f"{other}{end}").resolve() for other in files for end in BESIDE]
         meant = path.resolve()
     except (OSError, RuntimeError):  # a name that is too long, links that lead to one another
         legal = False

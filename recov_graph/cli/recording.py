@@ -183,10 +183,13 @@ def _finish(tally: _Tally, db: Address, out: Path | None, source: str) -> None:
 
 
 def _where(tally: _Tally, db: Address) -> str:
+    from recov_graph.store.location import shown
+
+    where = shown(db)
     if not tally.on_tape:
-        return f"nothing is on the tape in {db}"
-    then = f"recov-graph evaluate --tape {shlex.quote(str(db))}"
-    return f"the tape is in {db}; `{then}` compares policies on it"
+        return f"nothing is on the tape in {where}"
+    then = f"recov-graph evaluate --tape {shlex.quote(where)}"
+    return f"the tape is in {where}; `{then}` compares policies on it"
 
 
 def _write_text(db: Address, out: Path, source: str) -> None:

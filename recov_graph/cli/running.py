@@ -124,6 +124,7 @@ def demo(
     type=click.Path(path_type=Path),
     help="With --engine ray: folder of the workers' stores; default: beside the store.",
 )
+@click.option("--keep-shards", is_flag=True, help="Keep them once they are merged.")
 @interventions_option
 @click.option("--escalate", help="Also offer a stronger model, as 'openai:NAME'.")
 @click.option("--escalate-base-url", help="Where the stronger model is.")
@@ -157,6 +158,7 @@ def run(
     address: str | None,
     workers: int | None,
     shards: Path | None,
+    keep_shards: bool,
     db: Address | None,
     json_out: str | None,
     bare: bool,
@@ -181,7 +183,7 @@ def run(
         )
     if escalate is None and escalate_base_url is not None:
         raise click.BadParameter("needs --escalate", param_hint="--escalate-base-url")
-    cluster = _cluster(engine, address, workers, shards, db, concurrency)
+    cluster = _cluster(engine, address, workers, shards, keep_shards, db, concurrency)
     if pooled and cluster:
         raise click.BadParameter("problems on one budget need one place", param_hint="--engine")
     sys.path.insert(0, str(Path.cwd()))  # where --verifier python:MODULE:FUNCTION is looked for
@@ -211,21 +213,23 @@ def _cluster(
     address: str | None,
     workers: int | None,
     shards: Path | None,
+    keep_shards: bool,
     db: Address | None,
     concurrency: int,
 ) -> Cluster | None:
     if engine == "local":
-        for name, value in (("address", address), ("workers", workers), ("shards", shards)):
+        given = {"address": address, "workers": workers, "shards": shards}
+        for name, value in {**given, "keep-shards": keep_shards or None}.items():
             if value is not None:
                 raise click.BadParameter("needs --engine ray", param_hint=f"--{name}")
         return None
-    from recov_graph.distributed import Cluster
+    from recov_graph.distributed import Cluster, default_shards
     from recov_graph.store import default_path
-    from recov_graph.store.location import default_folder, is_server
 
     store = db or default_path()
-    beside = default_folder() / "shards" if is_server(store) else Path(f"{store}.shards")
-    return Cluster(shards or beside, address, workers, concurrency)
+    if str(store) == ":memory:":
+        raise click.BadParameter("workers cannot share what is in memory", param_hint="--db")
+    return Cluster(shards or default_shards(store), address, workers, concurrency, keep_shards)
 
 
 def _names(given: str) -> tuple[str, ...]:

@@ -130,9 +130,12 @@ def _which(begun: Begun) -> str:
 
 def _local(work: Work) -> None:
     """Problems side by side in this process."""
+    from recov_graph.distributed import default_shards, take_in
     from recov_graph.runner import Runner
     from recov_graph.workspace import KEPT_PROBLEMS
 
+    if work.begun.before and (shards := default_shards(work.store.address)):
+        take_in(work.store, shards / work.begun.start.id)  # of --engine ray, whose driver died
     kept = max(KEPT_PROBLEMS, 2 * work.asked.concurrency)
     runner = Runner(
         work.spec.graph(work.model, work.verifier, work.store, work.begun.start, kept),
@@ -151,23 +154,32 @@ def _local(work: Work) -> None:
 def _ray(work: Work) -> None:
     """Problems over a cluster; sums are made of what is stored at the end."""
     from recov_graph.distributed import Distributed
+    from recov_graph.figures import Figures
     from recov_graph.runs import in_store
 
     assert work.asked.cluster is not None
-    done = 0
+    so_far = Figures()
 
-    def on_chunk(number: int) -> None:
-        nonlocal done
-        done += number
-        click.echo(f"{done} of {work.asked.count} worked on", err=True)
+    def on_end(output: dict[str, Any]) -> None:
+        work.error = work.error or output["error"] or ""
+        so_far.add(output)
+        work.advance(so_far)
 
     begun, problems = work.begun, work.asked.problems
-    run = Distributed(work.spec, begun.start, work.store, begun.ids, work.asked.cluster, on_chunk)
+    run = Distributed(
+        work.spec,
+        begun.start,
+        work.store,
+        begun.ids,
+        work.asked.cluster,
+        before=begun.before,
+        survey=work.asked.baseline,
+        on_end=on_end,
+    )
     with stopped_by_signals(run.stop):
         run.run(problems)
     for ran in in_store(work.store, begun.ids, problems):
         work.ended(*ran)
-    work.error = (run.errors or [""])[0]
     work.stopped = run.stopped
 
 
