@@ -26,6 +26,7 @@ class Server:
     def __init__(self, programs: Path, folder: Path, port: int, user: str | None) -> None:
         self.port = port
         self._programs, self._folder, self._user = programs, folder, user
+        self._provider = ""
 
     def start(self) -> None:
         """Begin to serve."""
@@ -36,11 +37,19 @@ class Server:
         """End; "immediate": as a crash."""
         self._run("pg_ctl", "stop", "-w", "-m", mode)
 
-    def database(self) -> str:
+    def database(self, encoding: str | None = None) -> str:
         """The address of a new, empty database."""
-        name = f"db{next(NUMBERS)}"
-        self.query("postgres", f"CREATE DATABASE {name}")
+        name, how = f"db{next(NUMBERS)}", ""
+        if encoding is not None:
+            how = f"TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C' {self._provider}"
+        self.query("postgres", f"CREATE DATABASE {name} {how}")
         return f"postgresql://tester@127.0.0.1:{self.port}/{name}"
+
+    def ask_for_password(self, user: str) -> None:
+        """Let somebody in by password only."""
+        rules = self._folder / "data" / "pg_hba.conf"
+        rules.write_text(f"host all {user} all scram-sha-256\n{rules.read_text()}")
+        self._run("pg_ctl", "reload")
 
     def query(self, database: str, sql: str) -> list[Any]:
         """The rows of a statement."""
@@ -53,7 +62,14 @@ class Server:
 
     def make(self) -> None:
         """Make its files."""
-        self._run("initdb", "-U", "tester", "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C")
+        said = ("-U", "tester", "-A", "trust", "-E", "UTF8", "--no-sync")
+        # In a language that sorts otherwise than SQLite does, where it can be had.
+        english = ("--locale=C.UTF-8", "--locale-provider=icu", "--icu-locale=en-US")
+        try:
+            self._run("initdb", *said, *english)
+            self._provider = "LOCALE_PROVIDER libc"
+        except subprocess.CalledProcessError:
+            self._run("initdb", *said, "--locale=C")
 
     def _run(self, program: str, *arguments: str) -> None:
         data = str(self._folder / "data")

@@ -95,7 +95,9 @@ def print_next(example: str | None, db: Path | str | None, *, bare: bool = False
     """
     if example is None or not watched(bare):
         return
-    named = "" if db is None else f" --db {shlex.quote(plain(str(db)))}"
+    from recov_graph.store.location import shown
+
+    named = "" if db is None else f" --db {shlex.quote(plain(shown(db)))}"
     show = f"recov-graph show --problem {shlex.quote(plain(example))}{named}"
     said = f"look closer: `{show}` or `recov-graph report{named}`"
     console().print(said, style="dim", soft_wrap=True)

@@ -22,6 +22,7 @@ from recov_graph.report.retrying import forecast
 from recov_graph.routing import as_router
 from recov_graph.routing.policy import Policy, default_policy
 from recov_graph.store import TraceStore
+from recov_graph.store.location import short_name
 from recov_graph.store.traces import now
 from recov_graph.version import __version__
 from recov_graph.words import count, cut, listed
@@ -77,7 +78,7 @@ def _built(
         recorded_panel(store, as_router(policy), reference, run),
     )
     return Report(
-        database=store.path.rpartition("/")[2],
+        database=short_name(store.path),
         made_at=now(),
         version=__version__,
         runs=tuple(runs[:MOST_RUNS]),

@@ -189,7 +189,7 @@ def _pages(path: Path, file: sqlite3.Connection, checkup: Checkup) -> bool:
     return False
 
 
-def _salvage(path: Path) -> str:
+def _salvage(path: Path | str) -> str:
     return (
         f"`recov-graph merge {path} --db repaired.db` takes the problems that are whole; the "
         "command of the run with --db repaired.db --resume works out the rest"
@@ -247,7 +247,7 @@ def _rows(ask: Ask, checkup: Checkup) -> None:
         if names:
             wrong += 1
             says = f"{len(names)} {name}: {listed(names, 3)}"
-            checkup.note("rows", "wrong", says, _salvage(Path(checkup.address)))
+            checkup.note("rows", "wrong", says, _salvage(checkup.address))
     if not wrong:
         checkup.note("rows", "ok", "attempts, verdicts, calls and outcomes agree")
     _arrays(ask, checkup)

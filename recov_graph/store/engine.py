@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from recov_graph.store.location import is_server
+from recov_graph.errors import InvalidInputError
+from recov_graph.store.location import is_server, shown
 from recov_graph.store.sqlite import SqliteFile
 
 
@@ -14,13 +16,15 @@ class Engine(Protocol):
     """A database, opened. SQL is that of SQLite; whoever calls holds the store's lock.
 
     Attributes:
-        errors: what it raises; told to users as a `StoreError`, with `hint`.
+        errors: what it raises; told to users as a `StoreError`, with advice.
         passing: of these, the ones that may pass when all of a transaction is done again.
     """
 
     errors: tuple[type[Exception], ...]
     passing: tuple[type[Exception], ...]
-    hint: str
+
+    @staticmethod
+    def advice(error: Exception) -> str: ...
 
     def close(self) -> None: ...
 
@@ -44,6 +48,8 @@ class Engine(Protocol):
 
     def version(self) -> int: ...
 
+    def unsettled(self) -> bool: ...
+
     def schema(self) -> str: ...
 
 
@@ -51,10 +57,15 @@ def engine_of(address: str) -> type[SqliteFile] | Any:
     """The engine of an address.
 
     Raises:
+        InvalidInputError: it was the address of a server before it was made a path.
         MissingExtraError: it is PostgreSQL, and its driver is not installed.
     """
     if is_server(address):
         from recov_graph.store.postgres import PostgresDatabase
 
         return PostgresDatabase
+    if re.match(r"postgres(ql)?:[/\\]", address):
+        raise InvalidInputError(
+            f"the store's address is {shown(address)}, as of a path; give it as text, with //"
+        )
     return SqliteFile

@@ -1,8 +1,10 @@
 """Reading for those who look on: a problem token by token, and runs while they go on.
 
-A run is followed by the numbers that SQLite gives to rows as they come: what came since the last
-look is a range at the end of each table, so that looking again costs next to nothing however much
-is stored. Nothing here writes.
+A run is followed by the numbers that rows are given as they come: what came since the last look is
+a range at the end of each table, so that looking again costs next to nothing however much is
+stored. Where several write at a time, as PostgreSQL lets them, a row may be seen before one with a
+lower number: while somebody is in the midst of writing nothing is taken for complete. Nothing here
+writes.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from recov_graph.store.traces import HOW, PROBLEMS, Row, TraceStore
 # timeline takes rows away again, and outcomes are written anew, so all is counted anew at times.
 TABLES = ("problems", "outcomes", "calls", "interventions", "decisions")
 RECOUNT_SECONDS = 30.0
+DOUBT_SECONDS = 1.0  # until all is counted anew where rows may have been passed over
+MOST_TOLD = 20_000  # events that are kept in mind meanwhile
 TOPS = "SELECT " + ", ".join(
     f"(SELECT coalesce(max(rowid), 0) FROM {table}) AS {table}" for table in TABLES
 )
@@ -50,20 +54,22 @@ TRIED = (
 DECIDED = (
     "SELECT created_at AS time, 'decision' AS kind, key, "
     "coalesce(decisions.operator, 'stop') AS operator, regime, NULL AS outcome, expected_rescue, "
-    "NULL AS tokens "
+    "NULL AS tokens, decisions.rowid AS number "
     f"FROM decisions {_of_run('decisions', 'problem_id')} {_LAST.format(table='decisions')}"
 )
 ATTEMPTED = (
     "SELECT created_at AS time, 'attempt' AS kind, key, interventions.operator, "
     "NULL AS regime, outcome, "
-    "NULL AS expected_rescue, interventions.tokens FROM interventions "
+    "NULL AS expected_rescue, interventions.tokens, interventions.rowid AS number "
+    "FROM interventions "
     "CROSS JOIN rollouts ON rollouts.id = interventions.id "
     f"{_of_run('interventions', 'problem_id')} {_LAST.format(table='interventions')}"
 )
 FINISHED = (
     "SELECT finished_at AS time, 'end' AS kind, key, NULL AS operator, NULL AS regime, "
     f"{HOW} AS outcome, "
-    "NULL AS expected_rescue, prompt_tokens + completion_tokens + scored_tokens AS tokens "
+    "NULL AS expected_rescue, prompt_tokens + completion_tokens + scored_tokens AS tokens, "
+    "outcomes.rowid AS number "
     f"FROM outcomes {_of_run('outcomes', 'outcomes.id')} {_LAST.format(table='outcomes')}"
 )
 RECENT = (
@@ -196,6 +202,10 @@ class Follower:
         self._low = dict.fromkeys(TABLES, 0)
         self._looked = False
         self._again = 0.0
+        self._soon = DOUBT_SECONDS
+        self._doubtful = False
+        self._sure = dict(self._low)  # up to where nothing can have been passed over
+        self._told: set[tuple[str, int]] = set()  # events after that, by table and number
         self._standing: Standing | None = None
 
     def look(self) -> Standing | None:
@@ -205,15 +215,21 @@ class Follower:
             StoreError: the store cannot be read.
         """
         version = self._store.version()
-        if version == self._version:
+        if version == self._version and not (self._doubtful and time.monotonic() > self._again):
             if self._standing is not None:
                 self._standing.events = []
             return self._standing
         self._version = version
         run = self._store.run(self._run_id)
         top: dict[str, int] = self._store.query(TOPS)[0]
-        if run is not None:
-            self._catch_up(run, top)
+        unsettled = self._store.unsettled()
+        anew = run is not None and self._catch_up(run, top)
+        self._doubtful = unsettled or (self._doubtful and not anew)
+        if self._doubtful:
+            self._again = min(self._again, time.monotonic() + self._soon)
+        if not (unsettled and self._looked) or len(self._told) > MOST_TOLD:
+            self._sure = top
+            self._told.clear()
         self._looked, self._low = True, top
         return self._standing
 
@@ -225,7 +241,8 @@ class Follower:
         seconds = _seconds(min(times), max(times)) if times else 0.0
         return 60 * (len(times) - 1) / seconds if seconds > 0 else None
 
-    def _catch_up(self, run: Row, top: dict[str, int]) -> None:
+    def _catch_up(self, run: Row, top: dict[str, int]) -> bool:
+        """Count what came since the last look; true where all was counted anew."""
         began = time.monotonic()
         gone = any(top[table] < self._low[table] for table in TABLES)
         same = self._standing is not None and self._standing.run["id"] == run["id"]
@@ -238,6 +255,8 @@ class Follower:
         if anew:  # at most one percent of the time is spent on counting all of it
             now = time.monotonic()
             self._again = now + max(RECOUNT_SECONDS, 100 * (now - began))
+            self._soon = max(DOUBT_SECONDS, 20 * (now - began))
+        return anew
 
     def _count(self, standing: Standing, low: dict[str, int], top: dict[str, int]) -> None:
         def rows(sql: str, table: str) -> list[tuple[Any, ...]]:
@@ -263,7 +282,12 @@ class Follower:
             (ATTEMPTED, "interventions"),
             (FINISHED, "outcomes"),
         ):
-            found += reversed(self._store.query(sql, [run_id, self._low[table], top[table], limit]))
+            rows = self._store.query(sql, [run_id, self._sure[table], top[table], limit])
+            for row in reversed(rows):
+                event = (table, row.pop("number"))
+                if event not in self._told:
+                    found.append(row)
+                    self._told.add(event)
         found.sort(key=lambda event: str(event["time"]))
         return found if limit < 0 else found[-limit:]
 

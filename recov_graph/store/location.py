@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from urllib.parse import unquote
+
+from recov_graph.errors import StoreError
 
 ENVIRONMENT = "RECOV_GRAPH_DB"
 SERVER = re.compile(r"postgres(ql)?://", re.IGNORECASE)
@@ -21,8 +24,50 @@ def shown(address: Address) -> str:
     text = str(address)
     if not is_server(text):
         return text
-    text = re.sub(r"(://[^:/@]*):[^/]*@", r"\1:***@", text)
-    return re.sub(r"(?i)(password=)[^&]*", r"\1***", text)
+    scheme, _, rest = text.partition("://")
+    user, at, place = _divided(rest)
+    name, colon, _ = user.partition(":")
+    where, mark, query = place.partition("?")
+    kept = "&".join(_without_secret(one) for one in query.split("&"))
+    return f"{scheme}://{name}{colon and ':***'}{at}{where}{mark}{kept}"
+
+
+def short_name(address: Address) -> str:
+    """The name of the file or of the database, without where it is."""
+    text = shown(address)
+    return (text.partition("?")[0] if is_server(text) else text).rpartition("/")[2]
+
+
+def check_server(address: str) -> None:
+    """Refuse an address whose password would be taken for something else, and be told in an error.
+
+    Raises:
+        StoreError: it has characters that an address spells otherwise.
+    """
+    user, _, _ = _divided(address.partition("://")[2])
+    if re.search(r"[@/\s]|%(?![0-9a-fA-F]{2})", user):
+        raise StoreError(
+            f"the user or password in {shown(address)} has a character that an address spells "
+            "otherwise: @ is %40, / is %2F, % is %25, a blank is %20; or leave the password out "
+            "and set PGPASSWORD"
+        )
+
+
+def _divided(rest: str) -> tuple[str, str, str]:
+    """User and password, "@", and the rest, however odd the password is."""
+    before, _, query = rest.partition("?")
+    odd = "/" not in before or "=" not in query.partition("@")[0]  # a password with "?" in it
+    end = before.rfind("@") if "@" in before or not odd else rest.rfind("@")
+    user = rest[: max(end, 0)]
+    if end < 0 or ("/" in user and ":" not in user):  # none, or in the name of the database
+        return "", "", rest
+    return user, "@", rest[end + 1 :]
+
+
+def _without_secret(part: str) -> str:
+    name, equals, value = part.partition("=")
+    secret = "password" in unquote(name).lower()
+    return f"{name}{equals}{'***' if secret else value}"
 
 
 def default_path() -> Address:

@@ -1,21 +1,22 @@
 """A trace store in PostgreSQL: for several machines that write to one place.
 
-Its tables are those of SQLite, derived from them, in a schema of their own. Each has a column
-``rowid``, which SQLite's have without saying so. Functions let statements written for SQLite, which
-takes a comparison for a number, mean the same here.
+Statements are those of SQLite, translated; tables and views are derived from SQLite's, in a schema
+of their own, so that the database may hold other things as well.
 """
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
 
 from recov_graph.errors import MissingExtraError, StoreError
-from recov_graph.store.dialect import storable_value, translated
-from recov_graph.store.location import shown
-from recov_graph.store.sqlite import MEMORY, SqliteFile, upsert_sql
-from recov_graph.store.views import COLUMNS, VIEWS
+from recov_graph.store.dialect import fitting, storable_value, translated
+from recov_graph.store.location import check_server, shown
+from recov_graph.store.postgres_schema import SCHEMA, column_types, statements, wanted_steps
+from recov_graph.store.sqlite import upsert_sql
 
 try:
     import psycopg
@@ -26,40 +27,53 @@ except ImportError:
         "`pip install 'recov-graph[postgres]'`"
     ) from None
 
-SCHEMA = "recov_graph"
 LOCK = 5_301_606  # of those who make or change the tables
-TYPES = {
-    "TEXT": "text",
-    "INTEGER": "bigint",
-    "REAL": "double precision",
-    "FLOAT": "double precision",
+OLDEST = 13  # the server's version
+PATIENCE = 30.0  # seconds that a server may be away
+AT_ONCE = 500  # rows that are fetched at a time
+# A machine that is switched off in the middle of writing keeps nobody waiting for longer.
+STUCK = "60s"
+# A transaction has a number before a row of its has one, so that `unsettled` knows of it.
+BEGIN = (
+    "SELECT pg_current_xact_id(), "
+    f"set_config('idle_in_transaction_session_timeout', '{STUCK}', true)"
+)
+QUICKLY = f"{BEGIN}, set_config('synchronous_commit', 'off', true)"
+DURABLY = (
+    f"{BEGIN}, set_config('synchronous_commit', "
+    "COALESCE(NULLIF(current_setting('synchronous_commit'), 'off'), 'on'), true)"
+)
+# What is not said in the address or by the variable of the environment.
+USUAL = {
+    "connect_timeout": ("30", "PGCONNECT_TIMEOUT"),
+    "application_name": ("recov-graph", "PGAPPNAME"),
+    "keepalives_idle": ("30", None),
+    "keepalives_interval": ("10", None),
+    "keepalives_count": ("3", None),
+    "tcp_user_timeout": ("60000", None),
 }
-TYPES["BLOB"] = "bytea"
-KINDS = {"text": "::text", "integer": "", "real": "::double precision"}
-# What SQLite does by itself: sums of truths, truths as numbers, a choice as a function.
-FUNCTIONS = """
-CREATE OR REPLACE FUNCTION recov_graph.add_truth(bigint, boolean) RETURNS bigint
-  LANGUAGE sql IMMUTABLE
-  AS 'SELECT CASE WHEN $2 IS NULL THEN $1 ELSE coalesce($1, 0) + $2::int END';
-DO $$ BEGIN
-  CREATE AGGREGATE recov_graph.sum(boolean) (SFUNC = recov_graph.add_truth, STYPE = bigint);
-EXCEPTION WHEN duplicate_function THEN NULL; END $$;
-CREATE OR REPLACE FUNCTION recov_graph.whole(boolean) RETURNS bigint
-  LANGUAGE sql IMMUTABLE AS 'SELECT $1::int::bigint';
-CREATE OR REPLACE FUNCTION recov_graph.whole(numeric) RETURNS bigint
-  LANGUAGE sql IMMUTABLE AS 'SELECT $1::bigint';
-CREATE OR REPLACE FUNCTION recov_graph.whole(integer) RETURNS bigint
-  LANGUAGE sql IMMUTABLE AS 'SELECT $1::bigint';
-CREATE OR REPLACE FUNCTION recov_graph.whole(bigint) RETURNS bigint
-  LANGUAGE sql IMMUTABLE AS 'SELECT $1';
-"""
-# Of the views: what PostgreSQL wants to be two of a kind, or to have a name.
-REWORDED = {
-    "        FROM calls\n      )\n    )\n": "        FROM calls\n      ) AS told\n    ) AS dated\n",
-    "COALESCE(tried.failed_samples > 0 AND tried.passed_samples = 0, 0)": (
-        "COALESCE((tried.failed_samples > 0 AND tried.passed_samples = 0)::int, 0)"
+# What to do about it: by a part of what was said, the first that is found.
+ADVICE = (
+    ("is not permitted to log in", "name a user that may: `createuser NAME` makes one"),
+    ("password", "set PGPASSWORD, or have the password in ~/.pgpass"),
+    ('role "', "name a user that the server knows; `createuser NAME` makes one"),
+    ('database "', "make it with `createdb NAME`"),
+    (
+        "permission denied for database",
+        f"have an administrator say CREATE SCHEMA {SCHEMA} AUTHORIZATION your_user in it",
     ),
-}
+    (
+        "permission denied",
+        f"have the owner of schema {SCHEMA} grant it: USAGE on the schema, and SELECT, INSERT, "
+        "UPDATE and DELETE on its tables",
+    ),
+    ("must be owner", "have the owner of the tables open it once, which brings them up to date"),
+    ("too many", "raise max_connections of the server, or let fewer processes write"),
+    ("no pg_hba.conf entry", "let pg_hba.conf of the server allow this user from this machine"),
+    ("read-only transaction", "name the server that takes writes: this one only copies it"),
+    ("connection", "check that the server runs, and its host and port"),
+    ("resolve host", "check the host's name"),
+)
 
 
 class _Truth(Loader):
@@ -74,7 +88,7 @@ class _Number(Loader):
 
     def load(self, data: Any) -> int | float:
         text = bytes(data).decode()
-        return int(text) if "." not in text and text.lstrip("-").isdigit() else float(text)
+        return int(text) if text.lstrip("-").isdigit() else float(text)
 
 
 class PostgresDatabase:
@@ -86,46 +100,65 @@ class PostgresDatabase:
         read_only: whether nothing may be written.
 
     Raises:
-        StoreError: the tables are of a newer version.
+        StoreError: the tables are of a newer version, or the server or the database is not one
+            that can hold them.
     """
 
     errors: tuple[type[Exception], ...] = (psycopg.Error, OSError, OverflowError, UnicodeError)
     passing: tuple[type[Exception], ...] = (
-        psycopg.errors.SerializationFailure,
-        psycopg.errors.DeadlockDetected,
-        psycopg.errors.AdminShutdown,
-        psycopg.OperationalError,
+        psycopg.OperationalError,  # also deadlocks, and a server that is shut down
+        psycopg.errors.IdleInTransactionSessionTimeout,
     )
-    hint = "check that the server runs, that the database is there (`createdb NAME`) and the user"
 
     def __init__(self, address: str, *, read_only: bool = False) -> None:
-        self._address, self.read_only = address, read_only
+        check_server(address)
+        scheme, _, rest = address.partition("://")
+        self._address, self.read_only = f"{scheme.lower()}://{rest}", read_only
+        self._closed = self._inside = False
         self._connection = self._connected()
-        self._inside = False
         try:
             self._prepare()
         except BaseException:
             self._connection.close()
             raise
 
+    @staticmethod
+    def advice(error: Exception) -> str:
+        """What to do about an error."""
+        said = str(error)
+        return next(
+            (advice for part, advice in ADVICE if part in said),
+            "check that the server and the database are the ones that are meant",
+        )
+
     def _connected(self) -> psycopg.Connection[Any]:
+        said = psycopg.conninfo.conninfo_to_dict(self._address)
+        usual: dict[str, Any] = {
+            name: value
+            for name, (value, variable) in USUAL.items()
+            if name not in said and (variable is None or variable not in os.environ)
+        }
         connection: psycopg.Connection[Any] = psycopg.connect(
             self._address,
             autocommit=True,
             cursor_factory=psycopg.RawCursor,
-            options=f"-c search_path={SCHEMA} -c default_transaction_read_only="
-            f"{'on' if self.read_only else 'off'} -c client_min_messages=warning",
-            connect_timeout=30,
-            application_name="recov-graph",
+            client_encoding="utf8",
+            **usual,
         )
+        connection.server_cursor_factory = psycopg.RawServerCursor
         connection.adapters.register_loader("bool", _Truth)
         connection.adapters.register_loader("numeric", _Number)
+        connection.execute(
+            f"SET search_path = {SCHEMA}; SET client_min_messages = warning; "
+            f"SET default_transaction_read_only = {'on' if self.read_only else 'off'}"
+        )
         return connection
 
     def _prepare(self) -> None:
-        if self._steps() == (wanted := _wanted()):
+        done, wanted = self._steps(), wanted_steps()
+        if done == wanted:
             return
-        for name in sorted(set(self._steps()) - set(wanted)):
+        for name in sorted(set(done) - set(wanted)):
             raise StoreError(
                 f"{shown(self._address)} was written by a newer recov-graph (it has {name!r}); "
                 "upgrade with `pip install -U recov-graph` or name another with --db"
@@ -134,36 +167,63 @@ class PostgresDatabase:
             raise StoreError(
                 f"{shown(self._address)} is of an older recov-graph, or empty, and is only read"
             )
+        self._check_that_it_can()
         with self._connection.transaction():
             self._connection.execute("SELECT pg_advisory_xact_lock($1)", [LOCK])
+            # Even where it is there, making it needs a right that its owner may not have.
+            if not self._rows("SELECT 1 FROM pg_namespace WHERE nspname = $1", SCHEMA):
+                self._connection.execute(f"CREATE SCHEMA {SCHEMA}")
             if self._steps() != wanted:
-                for statement in _statements():
+                for statement in statements():
                     self._connection.execute(statement)
 
-    def _steps(self) -> list[str]:
+    def _check_that_it_can(self) -> None:
+        info = self._connection.info
+        if info.server_version < OLDEST * 10_000:
+            raise StoreError(
+                f"{shown(self._address)} is PostgreSQL {info.server_version // 10_000}; "
+                f"{OLDEST} or newer is needed"
+            )
+        encoding = info.parameter_status("server_encoding")
+        if encoding not in ("UTF8", "SQL_ASCII"):
+            raise StoreError(
+                f"{shown(self._address)} has the encoding {encoding}, which cannot hold every "
+                "text; make another with `createdb -E UTF8 -T template0 NAME`"
+            )
+
+    def _steps(self) -> tuple[str, ...]:
         """The steps of the schema that were made, in order."""
-        found = self._connection.execute(
-            "SELECT to_regclass($1) IS NOT NULL AS there", [f"{SCHEMA}.steps"]
-        ).fetchone()
-        if not found or not found[0]:
-            return []
-        rows = self._connection.execute(f"SELECT name FROM {SCHEMA}.steps ORDER BY number")
-        return [name for (name,) in rows]
+        if not self._rows("SELECT 1 WHERE to_regclass($1) IS NOT NULL", f"{SCHEMA}.steps"):
+            return ()
+        return tuple(n for (n,) in self._rows(f"SELECT name FROM {SCHEMA}.steps ORDER BY number"))
+
+    def _rows(self, sql: str, *parameters: Any) -> list[Any]:
+        return self._connection.execute(sql, parameters).fetchall()
 
     def close(self) -> None:
         """Close the connection."""
+        self._closed = True
         self._connection.close()
 
     def recover(self) -> None:
-        """Connect anew where the connection is gone."""
-        if self._connection.closed:
-            self._connection = self._connected()
+        """Connect anew where the connection is gone; a server that starts again is waited for."""
+        if self._closed:
+            raise psycopg.OperationalError("the store is closed")
+        deadline, pause = time.monotonic() + PATIENCE, 0.1
+        while self._connection.closed:
+            try:
+                self._connection = self._connected()
+            except psycopg.OperationalError:
+                if time.monotonic() + pause > deadline:
+                    raise
+                time.sleep(pause)
+                pause = min(2 * pause, 2.0)
 
     def read(self, sql: str, parameters: Sequence[Any] = ()) -> tuple[list[str], list[Any]]:
         """The names of the columns and the rows of a SELECT."""
         try:
             return self._read(sql, parameters)
-        except psycopg.OperationalError:
+        except self.passing:
             if self._inside or not self._connection.closed:
                 raise
         self.recover()
@@ -185,6 +245,7 @@ class PostgresDatabase:
         with closing(self._connected()) as connection:
             connection.autocommit = False
             with connection.cursor("recov_graph_rows") as cursor:
+                cursor.itersize = AT_ONCE
                 cursor.execute(translated(sql), _bound(parameters))
                 yield iter(cursor)
 
@@ -194,8 +255,12 @@ class PostgresDatabase:
 
     def upsert(self, table: str, columns: tuple[str, ...], rows: Iterable[Sequence[Any]]) -> None:
         """Insert rows, or update those whose id is there."""
+        kinds = column_types().get(table, {})
+        checked = (fitting(table, columns, kinds, row) for row in rows)
+        # One statement for each row, sent without waiting for answers: arrays of all rows in one
+        # statement were measured to be slower, with bytes seven times.
         with self._connection.cursor() as cursor:
-            cursor.executemany(translated(upsert_sql(table, columns)), map(_bound, rows))
+            cursor.executemany(translated(upsert_sql(table, columns)), checked)
 
     @contextmanager
     def transaction(self, *, durable: bool = False) -> Iterator[None]:
@@ -203,8 +268,7 @@ class PostgresDatabase:
         self._inside = True
         try:
             with self._connection.transaction():
-                if not durable:
-                    self._connection.execute("SET LOCAL synchronous_commit = off")
+                self._connection.execute(DURABLY if durable else QUICKLY)
                 yield
         finally:
             self._inside = False
@@ -212,6 +276,7 @@ class PostgresDatabase:
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         """All that is read inside is of one moment."""
+        self.read("SELECT 1")  # connects anew where that is needed
         self._inside = True
         try:
             with self._connection.transaction():
@@ -224,75 +289,20 @@ class PostgresDatabase:
 
     def version(self) -> int:
         """A number that changes whenever somebody has written."""
-        return int(self.read("SELECT pg_snapshot_xmax(pg_current_snapshot())::text")[1][0][0])
+        # All of it: what others are in the midst of counts, and may end in any order.
+        said = self.read("SELECT pg_current_snapshot()::text")[1][0][0]
+        return int.from_bytes(str(said).encode())
+
+    def unsettled(self) -> bool:
+        """Whether somebody is in the midst of writing; a later row may then be seen before his."""
+        sql = "SELECT pg_snapshot_xmin(s) <> pg_snapshot_xmax(s) FROM pg_current_snapshot() AS s"
+        return bool(self.read(sql)[1][0][0])
 
     def schema(self) -> str:
         """The SQL that makes an empty store."""
-        return ";\n".join(statement.strip().rstrip(";") for statement in _statements()) + ";\n"
+        made = (f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}", *statements())
+        return ";\n".join(statement.strip().rstrip(";") for statement in made) + ";\n"
 
 
 def _bound(parameters: Sequence[Any]) -> list[Any]:
     return [storable_value(value) for value in parameters]
-
-
-def _wanted() -> list[str]:
-    """The steps that lead to this version's schema."""
-    with closing(SqliteFile(MEMORY)) as memory:
-        _, rows = memory.read("SELECT name FROM _sqlite_migrations ORDER BY id")
-    return [name for (name,) in rows]
-
-
-def _statements() -> Iterator[str]:
-    """What makes the tables, or adds what an older version has not."""
-    yield f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"
-    yield FUNCTIONS
-    for name in VIEWS:
-        yield f"DROP VIEW IF EXISTS {SCHEMA}.{name}"
-    with closing(SqliteFile(MEMORY)) as memory:
-        sql = (
-            "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE '\\_%' "
-            "ESCAPE '\\' AND name NOT LIKE 'sqlite%' ORDER BY rowid"
-        )
-        for (table,) in memory.read(sql)[1]:
-            yield from _table(memory, table)
-    for name, sql in VIEWS.items():
-        yield _view(name, sql)
-    yield f"CREATE TABLE IF NOT EXISTS {SCHEMA}.steps (number bigint PRIMARY KEY, name text)"
-    for number, name in enumerate(_wanted()):
-        yield (
-            f"INSERT INTO {SCHEMA}.steps VALUES ({number}, '{name}') "
-            "ON CONFLICT (number) DO UPDATE SET name = excluded.name"
-        )
-
-
-def _table(memory: SqliteFile, table: str) -> Iterator[str]:
-    refers = {
-        row[3]: f' REFERENCES {SCHEMA}."{row[2]}" (id)'
-        for row in memory.read(f'PRAGMA foreign_key_list("{table}")')[1]
-    }
-    columns = {}
-    for _, name, kind, needed, _, key in memory.read(f'PRAGMA table_info("{table}")')[1]:
-        rest = " PRIMARY KEY" if key else " NOT NULL" if needed else ""
-        columns[name] = f'"{name}" {TYPES[kind]}{rest}{refers.get(name, "")}'
-    rowid = "rowid bigint GENERATED ALWAYS AS IDENTITY UNIQUE"
-    yield f'CREATE TABLE IF NOT EXISTS {SCHEMA}."{table}" ({", ".join(columns.values())}, {rowid})'
-    for column in columns.values():
-        if "PRIMARY KEY" not in column:
-            yield f'ALTER TABLE {SCHEMA}."{table}" ADD COLUMN IF NOT EXISTS {column}'
-    for _, index, _, origin, _ in memory.read(f'PRAGMA index_list("{table}")')[1]:
-        if origin == "c":
-            _, parts = memory.read(f'PRAGMA index_info("{index}")')
-            over = ", ".join(f'"{part[2]}"' for part in parts)
-            yield f'CREATE INDEX IF NOT EXISTS "{index}" ON {SCHEMA}."{table}" ({over})'
-
-
-def _view(name: str, sql: str) -> str:
-    """A view whose columns are of the kinds that they are documented to be."""
-    for before, after in REWORDED.items():
-        sql = sql.replace(before, after)
-    body = sql.partition(" AS\n")[2]
-    columns = ", ".join(
-        f'whole("{column}") AS "{column}"' if kind == "integer" else f'"{column}"{KINDS[kind]}'
-        for column, (kind, _) in COLUMNS[name].items()
-    )
-    return f"CREATE VIEW {SCHEMA}.{name} AS SELECT {columns} FROM ({translated(body)}) AS made"

@@ -35,7 +35,6 @@ class SqliteFile:
 
     errors: tuple[type[Exception], ...] = (sqlite3.Error, OSError, OverflowError, UnicodeError)
     passing: tuple[type[Exception], ...] = ()
-    hint = "check that the path can be written and is a recov-graph database"
 
     def __init__(self, path: str, *, read_only: bool = False) -> None:
         self.path = path
@@ -100,6 +99,11 @@ class SqliteFile:
             )
         return applied != known
 
+    @staticmethod
+    def advice(_: Exception) -> str:
+        """What to do about an error."""
+        return "check that the path can be written and is a recov-graph database"
+
     def close(self) -> None:
         """Close the file."""
         self.connection.close()
@@ -161,6 +165,10 @@ class SqliteFile:
     def version(self) -> int:
         """A number that changes whenever somebody else has written."""
         return int(self.read("PRAGMA data_version")[1][0][0])
+
+    def unsettled(self) -> bool:
+        """Whether a row may yet appear before those that are there: one writes at a time here."""
+        return False
 
     def schema(self) -> str:
         """The SQL that makes an empty store."""

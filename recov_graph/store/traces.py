@@ -306,6 +306,11 @@ class TraceStore:
         with self._clear_errors(), self._lock:
             return self._engine.version()
 
+    def unsettled(self) -> bool:
+        """Whether somebody is in the midst of writing rows that may go before what is there."""
+        with self._clear_errors(), self._lock:
+            return self._engine.unsettled()
+
     def schema(self) -> str:
         """The SQL that makes an empty store."""
         return self._engine.schema()
@@ -367,6 +372,6 @@ class TraceStore:
         except self._engine_type.errors as error:
             raise StoreError(
                 f"trace store {self.path}: {' '.join(str(error).split())}; "
-                f"{self._engine_type.hint}, "
+                f"{self._engine_type.advice(error)}, "
                 "or name another with --db or RECOV_GRAPH_DB"
             ) from error
