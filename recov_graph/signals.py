@@ -16,6 +16,8 @@ listed counts as l = -1000. With x_t the token taken and A_t the ancestor's k_co
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,7 +31,7 @@ FEATURE_VERSION = 1  # raised whenever a definition in signals.py or features.py
 UNLISTED = -1000.0  # log-probability of a token outside a top-K list
 COVERAGE_FLOOR = 1e-8
 COLDEST, HOTTEST = 1e-3, 1e6  # temperatures outside lose all precision
-NEGLIGIBLE = -700.0  # log-probabilities below cannot move a coverage
+NEGLIGIBLE = -60.0  # log-probabilities below cannot move a coverage, which has a floor of 1e-8
 LEAST_LOGPROB = -1e6  # a listed token is never taken to be less likely than this
 CHUNK = 4096  # tokens handled at a time: few calls of numpy, arrays that stay in the cache
 
@@ -48,6 +50,39 @@ class TokenSignals(NamedTuple):
     entropy: Floats
     kl: Floats
     j: Floats
+
+
+class ListSums(NamedTuple):
+    """What the signals need of the lists, float64 [L] each.
+
+    Log-weights are l / T, measured from each position's likeliest token; weights, their
+    exponentials. Neither is normalised: a constant added to a position changes nothing.
+
+    Attributes:
+        s_top, a_top: log-probability of the specialist's and of the ancestor's likeliest token.
+        s_at, a_at: log-weights of the token taken, -inf where it is not listed.
+        a_total: the ancestor's weights.
+        a_covering: those of the coverage set.
+        s_total: the specialist's weights.
+        mean: times their own log-weights.
+        square: times the squares of these.
+        s_covering: the weights of tokens in the coverage set.
+        cross: weights times the ancestor's log-weights of the same tokens, where it lists them.
+        apart: weights of the tokens that it does not list.
+    """
+
+    s_top: Floats
+    a_top: Floats
+    s_at: Floats
+    a_at: Floats
+    a_total: Floats
+    a_covering: Floats
+    s_total: Floats
+    mean: Floats
+    square: Floats
+    s_covering: Floats
+    cross: Floats
+    apart: Floats
 
 
 def token_signals(
@@ -75,20 +110,16 @@ def token_signals(
     tokens = _taken(taken)
     s_ids, s_logprobs = _topk("specialist", specialist, len(tokens))
     a_ids, a_logprobs = _topk("ancestor", ancestor, len(tokens))
+    beta = 1.0 / temperature
+    list_sums = fastest()
     out = np.empty((6, len(tokens)))
     for start in range(0, len(tokens), CHUNK):
         rows = slice(start, start + CHUNK)
-        covering = _likeliest_first(a_ids[rows], a_logprobs[rows], k_cov)
-        # From here on arrays are [K, L], so that every operation runs along the long axis.
-        out[:, rows] = _signals(
-            tokens[rows],
-            np.ascontiguousarray(s_ids[rows].T),
-            s_logprobs[rows].T,
-            np.ascontiguousarray(covering[0].T),
-            covering[1].T,
-            1.0 / temperature,
-            k_cov,
-        )
+        lists = s_ids[rows], s_logprobs[rows], a_ids[rows], a_logprobs[rows]
+        sums = list_sums(tokens[rows], *lists, beta, k_cov)
+        likely = (UNLISTED - sums.s_top.min()) * beta > NEGLIGIBLE
+        missing = _missing(lists[0], *lists[2:], k_cov) if likely else None
+        out[:, rows] = _signals(sums, beta, missing)
     return TokenSignals(*out)
 
 
@@ -106,7 +137,53 @@ def checked_temperature(value: Any) -> float:
     return float(value)
 
 
-def _signals(
+def _signals(sums: ListSums, beta: float, missing: Floats | None) -> tuple[Floats, ...]:
+    """The six signals of one chunk, from the sums over its lists and what `_missing` counted."""
+    s_log, a_log = np.log(sums.s_total), np.log(sums.a_total)
+    # Log-weights of a token that is not listed, which is never likelier than certain.
+    s_rest = np.minimum(s_log, (UNLISTED - sums.s_top) * beta)
+    a_rest = np.minimum(a_log, (UNLISTED - sums.a_top) * beta)
+    s_at = np.where(sums.s_at > -math.inf, sums.s_at, s_rest)
+    a_at = np.where(sums.a_at > -math.inf, sums.a_at, a_rest)
+    delta_path = (s_at - s_log) - (a_at - a_log)
+    covered = sums.a_covering / sums.a_total
+    reached = sums.s_covering / sums.s_total
+    if missing is not None:
+        reached += missing * np.exp(s_rest - s_log)
+    g_cov = np.log((covered + COVERAGE_FLOOR) / (reached + COVERAGE_FLOOR))
+
+    mean = sums.mean / sums.s_total
+    square = sums.square / sums.s_total
+    logit_var = np.maximum(0.0, square - mean * mean) / (beta * beta)
+    entropy = np.maximum(0.0, s_log - mean) + 0.0  # no negative zero
+    cross = (sums.cross + sums.apart * a_rest) / sums.s_total - a_log
+    kl = np.maximum(0.0, mean - s_log - cross)
+    j = np.maximum(0.0, delta_path) + np.maximum(0.0, g_cov)
+    return delta_path, g_cov, logit_var, entropy, kl, j
+
+
+def _missing(s_ids: Ids, a_ids: Ids, a_logprobs: Logprobs, k_cov: int) -> Floats:
+    """How many tokens of the coverage set the specialist does not list [L]."""
+    covering = _likeliest_first(a_ids, a_logprobs, k_cov)[0][:, :k_cov]
+    listed = (covering[:, :, None] == s_ids[:, None, :]).any(axis=2)
+    return np.asarray(((covering != PAD_ID) & ~listed).sum(axis=1, dtype=np.float64))
+
+
+@cache
+def fastest() -> Callable[..., ListSums]:
+    """What sums over lists: compiled code where the extra `fast` is installed, else numpy.
+
+    Importing numba takes longer than measuring half a million tokens, hence only when needed.
+    """
+    try:
+        from recov_graph.compiled import DISABLED, compiled_list_sums
+    except ImportError:
+        return numpy_list_sums
+    return numpy_list_sums if DISABLED else partial(_by, compiled_list_sums)
+
+
+def _by(
+    compiled: Callable[[bool], Callable[..., None]],
     taken: Ids,
     s_ids: Ids,
     s_logprobs: Logprobs,
@@ -114,81 +191,96 @@ def _signals(
     a_logprobs: Logprobs,
     beta: float,
     k_cov: int,
-) -> tuple[Floats, ...]:
-    """The six signals of one chunk, at inverse temperature beta; the ancestor's coverage first.
+) -> ListSums:
+    """What `numpy_list_sums` gives, to 1e-9, from the compiled function for these types."""
+    lists = (s_ids, s_logprobs, a_ids, a_logprobs)
+    narrow = [array.dtype for array in lists] == [np.int32, np.float32] * 2
+    kinds = [np.int32, np.float32] * 2 if narrow else [np.int64, np.float64] * 2
+    if narrow and taken.dtype != np.int32:  # what is too large for int32 is not listed
+        taken = np.where(taken > np.iinfo(np.int32).max, np.int64(PAD_ID), taken)
+    plain = [
+        np.require(array, kind, ("C", "A"))
+        for array, kind in zip((taken, *lists), (kinds[0], *kinds), strict=True)
+    ]
+    out = np.empty((len(ListSums._fields), len(taken)))
+    compiled(narrow)(*plain, beta, min(k_cov, a_ids.shape[1]), out)
+    return ListSums(*out)
 
-    Sums are taken over unnormalised weights and divided at the end, and logarithms are measured
-    from each position's likeliest token: a constant added to a position changes nothing.
-    """
-    s = _Tempered(s_ids, s_logprobs, beta)
-    a = _Tempered(a_ids, a_logprobs, beta)
+
+def numpy_list_sums(
+    taken: Ids,
+    s_ids: Ids,
+    s_logprobs: Logprobs,
+    a_ids: Ids,
+    a_logprobs: Logprobs,
+    beta: float,
+    k_cov: int,
+) -> ListSums:
+    """The sums over lists [L, K] and [L, K'] of one chunk, at inverse temperature beta."""
+    a_ids, a_logprobs = _likeliest_first(a_ids, a_logprobs, k_cov)
+    # From here on arrays are [K, L], so that every operation runs along the long axis.
+    s_ids, a_ids = np.ascontiguousarray(s_ids.T), np.ascontiguousarray(a_ids.T)
+    s = _Tempered(s_ids, s_logprobs.T, beta)
+    a = _Tempered(a_ids, a_logprobs.T, beta)
     place = _places(s_ids, a_ids)
     found = s_ids == taken
-    delta_path = s.log_p(found) - _ancestor_log_p(taken, found, place, a)
-    covered = a.weights[:k_cov].sum(axis=0) / a.total
-    inside = (place > 0) & (place <= k_cov) if len(a_ids) > k_cov else place > 0
-    reached = _dot(s.weights, inside) / s.total
-    if s.unlisted.max() > NEGLIGIBLE:
-        # Tokens of the coverage set that the specialist does not list count as unlisted ones.
-        missing = (a_ids[:k_cov] != PAD_ID).sum(axis=0) - inside.sum(axis=0)
-        reached += missing * np.exp(s.unlisted)
-    g_cov = np.log((covered + COVERAGE_FLOOR) / (reached + COVERAGE_FLOOR))
-
+    listed = place > 0
     weighted = s.weights * s.scaled
-    mean = weighted.sum(axis=0) / s.total
-    square = _dot(weighted, s.scaled) / s.total
-    logit_var = np.maximum(0.0, square - mean * mean) / (beta * beta)
-    entropy = np.maximum(0.0, s.normaliser - mean) + 0.0  # no negative zero
-
-    cross = _dot(s.weights, _looked_up(a.table, place)) / s.total - a.normaliser
-    kl = np.maximum(0.0, mean - s.normaliser - cross)
-    j = np.maximum(0.0, delta_path) + np.maximum(0.0, g_cov)
-    return delta_path, g_cov, logit_var, entropy, kl, j
+    return ListSums(
+        s_top=s.top,
+        a_top=a.top,
+        s_at=s.at(found),
+        a_at=_ancestor_at(taken, found, place, a),
+        a_total=a.total,
+        a_covering=a.weights[:k_cov].sum(axis=0),
+        s_total=s.total,
+        mean=weighted.sum(axis=0),
+        square=_dot(weighted, s.scaled),
+        s_covering=_dot(s.weights, listed & (place <= k_cov) if len(a_ids) > k_cov else listed),
+        cross=_dot(s.weights, _looked_up(a.table, place)),
+        apart=_dot(s.weights, ~listed),
+    )
 
 
 class _Tempered:
     """Top-K lists [K, L] of one model at inverse temperature beta.
 
     Attributes:
+        top: log-probability [L] of each position's likeliest token.
         scaled: tempered log-weights, 0 for each position's likeliest token and for unused places.
         weights: their exponentials, 0 for unused places.
         total: sum of the weights [L].
-        normaliser: its logarithm [L]; log p = scaled - normaliser.
-        unlisted: log p [L] of any token that is not listed, never above 0.
-        table: [K + 1, L], the log-weight of an unlisted token above `scaled`.
+        table: [K + 1, L], a row of zeros above `scaled`.
     """
 
     def __init__(self, ids: Ids, logprobs: Logprobs, beta: float) -> None:
         self.ids = ids
         self.table = np.empty((ids.shape[0] + 1, ids.shape[1]))
+        self.table[0] = 0.0
         self.scaled = self.table[1:]
         self.scaled[:] = logprobs
-        top = self.scaled.max(axis=0)
-        self.scaled -= top
+        self.top = self.scaled.max(axis=0)
+        self.scaled -= self.top
         self.scaled *= beta
         self.weights = np.exp(self.scaled)
         self.total = self.weights.sum(axis=0)
-        self.normaliser = np.log(self.total)
-        self.unlisted = np.minimum(0.0, (UNLISTED - top) * beta - self.normaliser)
-        self.table[0] = self.unlisted + self.normaliser
         unused = ids == PAD_ID
         if unused.any():  # -inf there, which times its weight of 0 would give NaN
             self.scaled[unused] = 0.0
 
-    def log_p(self, found: NDArray[np.bool_]) -> Floats:
-        """Log p [L] of the tokens found in the lists at [K, L]."""
-        listed = _dot(self.scaled, found) - self.normaliser
-        return np.asarray(np.where(found.any(axis=0), listed, self.unlisted))
+    def at(self, found: NDArray[np.bool_]) -> Floats:
+        """Log-weights [L] of the tokens found in the lists at [K, L]."""
+        return np.asarray(np.where(found.any(axis=0), _dot(self.scaled, found), -math.inf))
 
 
-def _ancestor_log_p(
+def _ancestor_at(
     taken: Ids, found: NDArray[np.bool_], place: Places, ancestor: _Tempered
 ) -> Floats:
-    """Log p [L] of the tokens taken; where the specialist lists them, their place is known."""
+    """Log-weights [L] of the tokens taken; where the specialist lists them, `place` tells."""
     if not found.any(axis=0).all():
-        return ancestor.log_p(ancestor.ids == taken)
+        return ancestor.at(ancestor.ids == taken)
     at = np.multiply(place, found, dtype=place.dtype).max(axis=0)
-    return np.asarray(_looked_up(ancestor.table, at) - ancestor.normaliser)
+    return np.asarray(np.where(at > 0, _looked_up(ancestor.table, at), -math.inf))
 
 
 def _looked_up(table: Floats, place: Places) -> Floats:
@@ -269,13 +361,14 @@ def _topk(name: str, value: Any, length: int) -> tuple[Ids, Logprobs]:
             f"{name} has ids of type {ids.dtype} and logprobs of type {logprobs.dtype}; "
             "they must be integers and floats"
         )
-    if ids.min() < PAD_ID:
-        raise InvalidInputError(f"{name} holds id {ids.min()}; ids are 0 or above, or -1 for none")
+    least = ids.min()
+    if least < PAD_ID:
+        raise InvalidInputError(f"{name} holds id {least}; ids are 0 or above, or -1 for none")
     if ids.dtype.kind == "u":
         ids = ids.astype(np.int64)
     if logprobs.dtype.kind != "f":
         logprobs = logprobs.astype(np.float64)
-    if ids.min() > PAD_ID and logprobs.min() >= LEAST_LOGPROB and logprobs.max() < math.inf:
+    if least > PAD_ID and logprobs.min() >= LEAST_LOGPROB and logprobs.max() < math.inf:
         return ids, logprobs  # every place is used; NaN would have failed the comparisons
     if not (logprobs < math.inf).all():
         row, column = np.argwhere(~(logprobs < math.inf))[0]

@@ -45,6 +45,71 @@ def test_the_cache_changes_nothing():
     assert np.abs(np.concatenate(pieces, axis=1) - whole).max() < 1e-4
 
 
+def test_many_sequences_are_read_as_each_alone():
+    transformer = Transformer(PAIR / "specialist")
+    ids = np.random.default_rng(1).integers(3, 24, (7, 60))  # more than one pass reads
+    whole = transformer(ids, transformer.cache(7, 60))
+    cache = transformer.cache(7, 60)
+    pieces = [transformer(ids[:, a:b], cache) for a, b in ((0, 50), (50, 51), (51, 60))]
+    assert cache.length == 60
+    for row, together in zip(ids, whole, strict=True):
+        alone = transformer(row[None], transformer.cache(1, 60))[0]
+        assert np.abs(alone - together).max() < 1e-4
+    assert np.abs(np.concatenate(pieces, axis=1) - whole).max() < 1e-4
+
+
+def test_scores_too_steep_to_be_raised_are_shifted_first(monkeypatch):
+    ids = np.random.default_rng(2).integers(3, 24, (2, 40))
+    usual = Transformer(PAIR / "specialist")
+    expected = usual(ids, usual.cache(2, 40))
+    monkeypatch.setattr("recov_graph.models.transformer.STEEPEST", 0.0)
+    shifted = Transformer(PAIR / "specialist")
+    assert np.abs(shifted(ids, shifted.cache(2, 40)) - expected).max() < 1e-4
+
+
+@pytest.mark.parametrize("role", ["specialist", "ancestor"])
+def test_no_attention_score_is_steeper_than_was_foreseen(role):
+    transformer = Transformer(PAIR / role)
+    rows = np.random.default_rng(4).standard_normal((2000, transformer.size)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    for layer in transformer._layers:
+        parts = (rows @ layer.qkv).reshape(2000, 3, transformer.heads, -1)
+        query, key = (np.linalg.norm(parts[:, i], axis=-1).max(axis=0) for i in (0, 1))
+        assert (query * key).max() <= transformer._steepest(layer.qkv) * (1 + 1e-4)
+
+
+def test_a_cache_keeps_the_rows_that_go_on_and_repeats_one():
+    transformer = Transformer(PAIR / "specialist")
+    ids = np.random.default_rng(5).integers(3, 24, (4, 12))
+    cache = transformer.cache(4, 20)
+    transformer(ids[:, :9], cache)
+    cache.keep([1, 3])
+    left = transformer(ids[[1, 3], 9:], cache)
+    first = transformer.cache(1, 9)
+    transformer(ids[:1, :9], first)
+    again = transformer(ids[:, 9:], first.repeated(4, 12))
+    whole = transformer(ids, transformer.cache(4, 12))[:, 9:]
+    assert np.abs(left - whole[[1, 3]]).max() < 1e-4
+    assert np.abs(again[0] - whole[0]).max() < 1e-4
+
+
+def test_completions_without_a_token_have_no_scores(pair):
+    topk = pair.score("1+1?", [np.array([], np.int32), pair.encode("2")], role="ancestor").topk
+    assert [one.ids.shape for one in topk] == [(0, 21), (1, 21)]
+    only = pair.score("1+1?", [np.array([], np.int32)], role="ancestor")
+    assert only.topk[0].logprobs.shape == (0, 21)
+    assert only.usage.scored_tokens == pair.prompt_length("1+1?")
+
+
+def test_a_score_does_not_depend_on_what_is_scored_beside_it(pair):
+    completions = [r.token_ids for r in pair.sample("123+456?", n=6, temperature=1.5).rollouts]
+    together = pair.score("123+456?", completions, role="ancestor").topk
+    for tokens, beside in zip(completions, together, strict=True):
+        alone = pair.score("123+456?", [tokens], role="ancestor").topk[0]
+        finite = np.isfinite(alone.logprobs)
+        assert np.abs(np.exp(alone.logprobs) - np.exp(beside.logprobs))[finite].max() < 1e-4
+
+
 def test_the_same_seed_gives_the_same_rollouts(pair):
     first = pair.sample("37+48*2?", n=4, temperature=1.0, seed=5).rollouts
     again = pair.sample("37+48*2?", n=4, temperature=1.0, seed=5).rollouts

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,13 +14,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recov_graph import signals as signals_module
 from recov_graph.errors import InvalidInputError
 from recov_graph.features import trace_features
 from recov_graph.rollout import TopK
-from recov_graph.signals import TokenSignals, token_signals
+from recov_graph.signals import TokenSignals, fastest, numpy_list_sums, token_signals
 
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden" / "features.json"
 needs_golden = pytest.mark.skipif(not GOLDEN.is_file(), reason=f"{GOLDEN} is not here")
+needs_compiled = pytest.mark.skipif(
+    importlib.util.find_spec("numba") is None,
+    reason="numba is not installed: pip install 'recov-graph[fast]'",
+)
 QUICK = settings(deadline=None, max_examples=60)
 
 TEMPERATURES = st.floats(0.05, 5.0)
@@ -500,3 +507,107 @@ def test_temperature_may_be_any_numpy_number(number: Any) -> None:
 def test_any_finite_logprob_gives_finite_signals() -> None:
     signals = token_signals([5], with_logprob(-1e308), ONE, 0.05)
     assert all(np.isfinite(values).all() for values in signals)
+
+
+# --- compiled ---
+
+
+def by_numpy(given_: Input) -> TokenSignals:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(signals_module, "fastest", lambda: numpy_list_sums)
+        return token_signals(*given_)
+
+
+def assert_compiled_is_numpy(given_: Input) -> None:
+    """To 1e-9 of its value, or 1e-9 itself, in all six signals: the same store either way."""
+    assert_same(token_signals(*given_), by_numpy(given_), 1e-9, 1e-9)
+
+
+def frozen(model: TopK) -> TopK:
+    """Arrays that may not be written, lie apart and start where no number of theirs should."""
+
+    def moved(array: Any) -> Any:
+        room = np.zeros(2 * array.nbytes + 1, np.uint8)[1:].view(array.dtype)
+        view = room.reshape(len(array), -1)[:, ::2]
+        view[:] = array
+        view.flags.writeable = False
+        return view
+
+    return TopK(moved(model.ids), moved(model.logprobs))
+
+
+@needs_compiled
+@given(given_=inputs(st.one_of(LOGPROBS, EXTREME)))
+@settings(deadline=None, max_examples=300)
+def test_compiled_signals_are_those_of_numpy(given_: Input) -> None:
+    assert_compiled_is_numpy(given_)
+
+
+@needs_compiled
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    length=st.integers(1, 300),
+    k=st.integers(1, 30),
+    k_ancestor=st.integers(1, 30),
+    levels=st.sampled_from([0, 1]),
+    temperature=st.one_of(TEMPERATURES, st.floats(1e-3, 1e6)),
+    k_cov=st.integers(1, 30),
+    narrow=st.booleans(),
+)
+@settings(deadline=None, max_examples=300)
+def test_compiled_signals_of_long_lists_are_those_of_numpy(
+    seed: int,
+    length: int,
+    k: int,
+    k_ancestor: int,
+    levels: int,
+    temperature: float,
+    k_cov: int,
+    narrow: bool,
+) -> None:
+    given_ = wide(seed, length, k, k_ancestor, levels)
+    if narrow:
+        small = [TopK(m.ids.astype(np.int32), m.logprobs.astype(np.float32)) for m in given_[1:3]]
+        given_ = given_._replace(specialist=small[0], ancestor=small[1])
+    assert_compiled_is_numpy(given_._replace(temperature=temperature, k_cov=k_cov))
+
+
+@needs_compiled
+def test_compiled_code_is_what_runs_where_it_can() -> None:
+    assert fastest() is not numpy_list_sums
+
+
+@needs_compiled
+def test_compiled_code_takes_arrays_of_any_kind() -> None:
+    given_ = wide(6, 300, 7, 9, levels=1)
+    small = [TopK(m.ids.astype(np.int32), m.logprobs.astype(np.float32)) for m in given_[1:3]]
+    narrow = given_._replace(specialist=small[0], ancestor=small[1])
+    for case in (given_, narrow):
+        moved = case._replace(specialist=frozen(case.specialist), ancestor=frozen(case.ancestor))
+        assert_same(token_signals(*moved), token_signals(*case), 0, 0)
+    tiny = TopK(small[0].ids.astype(np.int8), small[0].logprobs.astype(np.longdouble))
+    assert_compiled_is_numpy(narrow._replace(specialist=tiny))
+    swapped = TopK(small[0].ids.astype(">i4"), small[0].logprobs.astype(">f4"))
+    assert_same(
+        token_signals(*narrow._replace(specialist=swapped)), token_signals(*narrow), 1e-9, 1e-9
+    )
+
+
+@needs_compiled
+@pytest.mark.parametrize("kind", [np.int64, np.uint64])
+def test_compiled_code_does_not_cut_tokens_to_the_width_of_the_ids(kind: Any) -> None:
+    one = TopK(np.array([[5, -1]], np.int32), np.array([[-0.5, -np.inf]], np.float32))
+    for token in (2**32 + 5, 2**63 - 1, 2**31):
+        assert_compiled_is_numpy(Input(np.array([token], kind), one, one, 1.0, 1))
+
+
+def test_without_numba_the_signals_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    given_ = wide(7, 40)
+    expected = token_signals(*given_)
+    monkeypatch.setitem(sys.modules, "recov_graph.compiled", None)
+    fastest.cache_clear()
+    try:
+        assert fastest() is numpy_list_sums
+        assert_same(token_signals(*given_), expected, 1e-9, 1e-9)
+    finally:
+        fastest.cache_clear()

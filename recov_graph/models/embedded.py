@@ -72,49 +72,48 @@ class EmbeddedPair:
         """Draw n completions in one batch; the same seed gives the same completions."""
         context = self._context(prompt, prefix)
         room = max(0, min(max_tokens, self._specialist.context - len(context)))
-        rng = np.random.default_rng(seed)
-        cache = self._specialist.cache(1, len(context) + room)
-        logits = np.repeat(self._specialist(context[None], cache)[:, -1], n, axis=0)
-        cache = cache.rows(np.zeros(n, np.intp))
+        # Every rollout has its own column of draws, so that none depends on another's end.
+        uniform = np.random.default_rng(seed).random((room, n))
+        first = self._specialist.cache(1, len(context))
+        logits = np.repeat(self._specialist(context[None], first)[:, -1], n, axis=0)
+        cache = first.repeated(n, len(context) + room)
         tokens = np.full((n, room), self.end_token, np.int32)
-        logprobs = np.zeros((n, room, logits.shape[1]), np.float32)
+        seen = np.empty((n, room, logits.shape[1]), np.float32)  # the logits, up to each one's end
         lengths = np.full(n, room)
         active = np.arange(n)  # rollouts that have not ended; the cache holds just these
         for step in range(room):
-            # Every rollout has its own column of draws, so that none depends on another's end.
-            log_p = log_softmax(logits)
-            chosen = draw(log_p, temperature, rng.random(n)[active])
-            tokens[active, step], logprobs[active, step] = chosen, log_p
+            chosen = draw(logits, temperature, uniform[step, active])
+            tokens[active, step], seen[active, step] = chosen, logits
             going_on = chosen != self.end_token
             if not going_on.all():
                 lengths[active[~going_on]] = step + 1
                 active, chosen = active[going_on], chosen[going_on]
-                cache = cache.rows(np.flatnonzero(going_on))
+                cache.keep(np.flatnonzero(going_on).tolist())
             if len(active) == 0 or step + 1 == room:
                 break
             logits = self._specialist(chosen[:, None], cache)[:, -1]
-        rollouts = [
-            self._rollout(tokens[i, :length], logprobs[i, :length])
-            for i, length in enumerate(lengths)
-        ]
+        completions = [row[:length] for row, length in zip(tokens, lengths, strict=True)]
+        topk = _listed(
+            [rows[:length] for rows, length in zip(seen, lengths, strict=True)], completions
+        )
+        rollouts = list(map(self._rollout, completions, topk))
         return Generation(rollouts, Usage(len(context), int(lengths.sum())))
 
     def score(self, prompt: str, completions: Sequence[Ids], *, role: Role) -> Scores:
         """Top-K of one of the two models at every position, all completions in one batch."""
-        context = self._context(prompt)
-        longest = max(len(tokens) for tokens in completions)
-        ids = np.full((len(completions), len(context) + longest), self.end_token, np.int32)
-        ids[:, : len(context)] = context
+        context, model = self._context(prompt), self._model(role)
+        first = model.cache(1, len(context))
+        if len(context) > 1:
+            model(context[None, :-1], first)  # once for all
+        ids = np.full((len(completions), 1 + max(map(len, completions))), self.end_token, np.int32)
+        ids[:, 0] = context[-1]
         for row, tokens in zip(ids, completions, strict=True):
-            row[len(context) : len(context) + len(tokens)] = tokens
-        model = self._model(role)
-        logits = model(ids[:, :-1], model.cache(*ids.shape))[:, len(context) - 1 :]
-        topk = [
-            top_k(log_softmax(rows[: len(tokens)]), tokens)
-            for rows, tokens in zip(logits, completions, strict=True)
-        ]
-        read = sum(len(context) + len(tokens) for tokens in completions)
-        return Scores(topk, Usage(scored_tokens=read))
+            row[1 : 1 + len(tokens)] = tokens
+        read = ids[:, : max(1, ids.shape[1] - 1)]
+        logits = model(read, first.repeated(len(ids), len(context) + ids.shape[1]))
+        rows = [one[: len(tokens)] for one, tokens in zip(logits, completions, strict=True)]
+        tokens_read = sum(len(context) + len(tokens) for tokens in completions)
+        return Scores(_listed(rows, completions), Usage(scored_tokens=tokens_read))
 
     def open(
         self,
@@ -175,13 +174,13 @@ class EmbeddedPair:
     def _model(self, role: Role) -> Transformer:
         return self._specialist if role == "specialist" else self._ancestor
 
-    def _rollout(self, tokens: Ids, logprobs: NDArray[np.float32]) -> Rollout:
+    def _rollout(self, tokens: Ids, topk: TopK) -> Rollout:
         ended = len(tokens) > 0 and tokens[-1] == self.end_token
         return Rollout(
             text=self.decode(tokens),
             token_ids=tokens,
             finish_reason="stop" if ended else "length",
-            specialist=top_k(logprobs, tokens),
+            specialist=topk,
         )
 
 
@@ -237,19 +236,28 @@ def _transformer(folder: Path) -> Transformer:
 def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """Log-probabilities along the last axis."""
     shifted = logits - logits.max(axis=-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)), np.float32)
+    shifted -= np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return np.asarray(shifted)
 
 
 def draw(
-    log_p: NDArray[np.float32], temperature: float, uniform: NDArray[np.float64]
+    logits: NDArray[np.float32], temperature: float, uniform: NDArray[np.float64]
 ) -> NDArray[np.int32]:
-    """One token a row [N] from log-probabilities [N, V] tempered by T; T = 0: the likeliest."""
+    """One token a row [N] from logits [N, V] tempered by T, normed or not; T = 0: the likeliest."""
     if temperature == 0:
-        return np.asarray(log_p.argmax(axis=-1), np.int32)
-    weights = np.exp((log_p - log_p.max(axis=-1, keepdims=True)).astype(np.float64) / temperature)
-    edges = weights.cumsum(axis=-1)
-    places = (edges <= (uniform * edges[:, -1])[:, None]).sum(axis=-1)
-    return np.asarray(places.clip(max=log_p.shape[1] - 1), np.int32)
+        return np.asarray(logits.argmax(axis=-1), np.int32)
+    weights = (logits - logits.max(axis=-1, keepdims=True)).astype(np.float64)
+    weights /= temperature
+    edges = np.exp(weights, out=weights).cumsum(axis=-1)
+    places = (edges <= (uniform * edges[:, -1])[:, None]).sum(axis=-1, dtype=np.int32)
+    return np.asarray(np.minimum(places, logits.shape[1] - 1))
+
+
+def _listed(logits: Sequence[NDArray[np.float32]], completions: Sequence[Ids]) -> list[TopK]:
+    """The `top_k` of each completion from its logits [L, V], all made at once."""
+    made = top_k(log_softmax(np.concatenate(logits)), np.concatenate(completions))
+    ends = np.cumsum([len(tokens) for tokens in completions])[:-1]
+    return list(map(TopK, np.split(made.ids, ends), np.split(made.logprobs, ends)))
 
 
 def top_k(log_p: NDArray[np.float32], taken: Ids, k: int = TOP_K) -> TopK:
