@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.rescue import SEEDS, RandomRouter, Stream, in_rounds, report
+from benchmarks.rows import Row
 from recov_graph import Budget, TraceStore, create_recovery_graph
 from recov_graph.batch import run_batch
 from recov_graph.figures import recovery_tokens
@@ -111,7 +112,7 @@ def retries(model: BlackBox, problem: Problem, seed: int) -> Stream:
         position += 1
 
 
-def main() -> None:
+def main() -> list[Row]:
     """Print rescue rates, tokens and paired differences to the refitted policy."""
     model = BlackBox()
     everything = bundled_problems()
@@ -159,7 +160,7 @@ def main() -> None:
                     float(problem.id in ids)
                 )
             tokens[name] = tokens.get(name, 0) + spent
-    report(rescued, tokens)
+    return [replace(row, name=f"black box, {row.name}") for row in report(rescued, tokens)]
 
 
 if __name__ == "__main__":

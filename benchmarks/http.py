@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from benchmarks.rows import Row
 from recov_graph import create_recovery_graph
 from recov_graph.models import OpenAIModel
 from recov_graph.models.embedded import bundled_problems
@@ -87,7 +88,7 @@ def timed(one: Callable[[Problem], None], problems: Sequence[Problem]) -> float:
     return time.perf_counter() - started
 
 
-def main() -> None:
+def main() -> list[Row]:
     """Print the throughput of both and their ratio, the two taking turns."""
     problems = bundled_problems()[:PROBLEMS]
     with (
@@ -111,15 +112,15 @@ def main() -> None:
             graph.append(seconds)
             hand.append(by_hand(sent, problems))
     ratios = [b / a for a, b in zip(graph, hand, strict=True)]
-    print(
-        f"{PROBLEMS} problems, {CONCURRENCY} at a time, {sum(map(len, sent.values()))} requests: "
-        f"{PROBLEMS / statistics.median(graph):.1f} problems/s through the graph, "
-        f"{PROBLEMS / statistics.median(hand):.1f} by hand"
+    ours, other = (
+        f"{PROBLEMS / statistics.median(times):.1f} problems/s" for times in (graph, hand)
     )
-    print(
-        f"ratio: {statistics.median(ratios):.2f} "
-        f"({min(ratios):.2f} to {max(ratios):.2f} over {RUNS} pairs of runs)"
-    )
+    name = f"{PROBLEMS} problems over HTTP, {CONCURRENCY} at a time"
+    requests = sum(map(len, sent.values()))
+    print(f"{name}, {requests} requests: {ours} through the graph, {other} by hand")
+    row = Row(name, ours, f"by hand: {other}", statistics.median(ratios), min(ratios), max(ratios))
+    print(f"ratio: {row.ratio:.2f} ({row.low:.2f} to {row.high:.2f} over {RUNS} pairs of runs)")
+    return [row]
 
 
 if __name__ == "__main__":

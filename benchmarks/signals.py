@@ -1,18 +1,29 @@
-"""Signals and features against a plain per-token Python loop, and tokens per second on one core."""
+"""Signals and features against a per-token Python loop and against reading their inputs, one core.
+
+Reading alone is the largest element of each of the five input arrays, by `np.max`: the quickest
+plain pass there is over memory in numpy. Long inputs are larger than the last-level cache, so that
+neither reading nor measuring finds them there; of short ones both find all there.
+"""
 
 from __future__ import annotations
 
 import math
-import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from unittest.mock import patch
 
 import numpy as np
 
-from recov_graph import TopK, token_signals, trace_features
+from recov_graph import TopK, signals, token_signals, trace_features
 
 K, TEMPERATURE, K_COV = 20, 0.6, 20
-TOKENS, LOOP_TOKENS, RUNS = 100_000, 2_000, 15
+RUNS = 15
+# Tokens of a rollout, and how often it is measured in one run so that the clock can tell.
+SHAPES = {"one rollout of 40 tokens": (40, 50), "one of 2,000": (2_000, 5), "400,000": (400_000, 1)}
+LOOP_TOKENS = 2_000  # the loop takes as long for each token of more
+CACHE = Path("/sys/devices/system/cpu/cpu0/cache/index3/size")
 
 
 def inputs(length: int, seed: int = 0) -> tuple[np.ndarray, TopK, TopK]:
@@ -24,9 +35,10 @@ def inputs(length: int, seed: int = 0) -> tuple[np.ndarray, TopK, TopK]:
 
     def topk(start: int) -> TopK:
         logprobs = np.log(rng.dirichlet(np.full(K, 0.3), length) + 1e-12)
-        return TopK(ids[:, start : start + K], logprobs.astype(np.float32))
+        listed = np.ascontiguousarray(ids[:, start : start + K])
+        return TopK(listed, logprobs.astype(np.float32))
 
-    return ids[:, 6], topk(0), topk(5)
+    return ids[:, 6].copy(), topk(0), topk(5)
 
 
 def loop(taken: np.ndarray, specialist: TopK, ancestor: TopK) -> list[list[float]]:
@@ -58,33 +70,70 @@ def loop(taken: np.ndarray, specialist: TopK, ancestor: TopK) -> list[list[float
     return rows
 
 
-def seconds(call: Callable[[], object]) -> float:
-    """The time of one call."""
+def measured(taken: np.ndarray, specialist: TopK, ancestor: TopK) -> None:
+    """Signals and features of one rollout."""
+    trace_features(token_signals(taken, specialist, ancestor, TEMPERATURE, K_COV))
+
+
+def by_numpy(taken: np.ndarray, specialist: TopK, ancestor: TopK) -> None:
+    """The same without compiled code, whether that is installed or not."""
+    with patch.object(signals, "fastest", lambda: signals.numpy_list_sums):
+        measured(taken, specialist, ancestor)
+
+
+def read(taken: np.ndarray, specialist: TopK, ancestor: TopK) -> None:
+    """One pass over the same memory."""
+    for array in (taken, *specialist, *ancestor):
+        array.max()
+
+
+def seconds(call: Callable[..., object], given: tuple[np.ndarray, TopK, TopK], times: int) -> float:
+    """The time of a call for one token."""
     started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
+    for _ in range(times):
+        call(*given)
+    return (time.perf_counter() - started) / times / len(given[0])
+
+
+def spread(above: list[float], below: list[float]) -> str:
+    """Median and range of the ratios of runs taken in turn."""
+    ratios = [a / b for a, b in zip(above, below, strict=True)]
+    digits = 0 if median(ratios) >= 10 else 2
+    low, middle, high = min(ratios), median(ratios), max(ratios)
+    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 def main() -> None:
-    """Print tokens per second and the ratio to the loop, medians of runs taken in turn."""
-    few, many = inputs(LOOP_TOKENS), inputs(TOKENS)
-    ours = np.array(token_signals(*few, TEMPERATURE, K_COV))
-    assert np.allclose(ours.T, loop(*few), atol=1e-6)
-    slow, fast = [], []
-    for _ in range(RUNS + 1):
-        slow.append(seconds(lambda: loop(*few)) / LOOP_TOKENS)
-        fast.append(
-            seconds(lambda: trace_features(token_signals(*many, TEMPERATURE, K_COV))) / TOKENS
-        )
-    ratios = [s / f for s, f in zip(slow[1:], fast[1:], strict=True)]  # the first warms up
-    print(
-        f"signals and features, K={K}: {1 / statistics.median(fast[1:]):,.0f} tokens/s on one core"
-    )
-    print(f"plain Python loop:           {1 / statistics.median(slow[1:]):,.0f} tokens/s")
-    print(
-        f"ratio:                       {statistics.median(ratios):.0f} times "
-        f"({min(ratios):.0f} to {max(ratios):.0f} over {RUNS} runs)"
-    )
+    """Print tokens per second and ratios, medians of runs taken in turn."""
+    few = inputs(LOOP_TOKENS)
+    expected = loop(*few)
+    assert np.allclose(np.transpose(token_signals(*few, TEMPERATURE, K_COV)), expected, atol=1e-6)
+    fast = signals.fastest() is not signals.numpy_list_sums
+    cache = CACHE.read_text(encoding="ascii").strip() if CACHE.is_file() else "unknown"
+    print(f"K={K}, {RUNS} runs in turn, one core; last-level cache {cache}")
+    if not fast:
+        print("compiled: not installed; pip install 'recov-graph[fast]'")
+    ways = {"loop": loop, "numpy": by_numpy, **({"compiled": measured} if fast else {})}
+    print(f"{'':28}{'':10}{'tokens/s':>13}{'times the loop':>22}{'times the speed of reading':>30}")
+    for name, (length, times) in SHAPES.items():
+        many = inputs(length)
+        size = sum(array.nbytes for array in (many[0], *many[1], *many[2])) / 2**20
+        took: dict[str, list[float]] = {way: [] for way in (*ways, "reading")}
+        for _ in range(RUNS + 1):
+            for way, call in ways.items():
+                slow = way == "loop"
+                took[way].append(
+                    seconds(
+                        call, few if slow and length > LOOP_TOKENS else many, 1 if slow else times
+                    )
+                )
+            took["reading"].append(seconds(read, many, times))
+        took = {way: each[1:] for way, each in took.items()}  # the first warms up
+        for way, each in took.items():
+            title = f"{name}, {size:,.3g} MiB" if way == "loop" else ""
+            against = "" if way == "loop" else spread(took["loop"], each)
+            of_reading = "" if way in ("loop", "reading") else spread(took["reading"], each)
+            print(f"{title:28}{way:10}{1 / median(each):>13,.0f}{against:>22}{of_reading:>30}")
 
 
 if __name__ == "__main__":

@@ -6,28 +6,37 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+
+from benchmarks.rows import Row, in_turn, of_times
 
 RUNS = 9
 
 
-def median_seconds(*arguments: str) -> float:
-    """The median wall-clock time of a Python process over several runs, after one warm-up."""
-    times = []
-    for _ in range(RUNS + 1):
-        started = time.perf_counter()
-        subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
-        times.append(time.perf_counter() - started)
-    return statistics.median(times[1:])
+def running(*arguments: str) -> Callable[[], object]:
+    """What runs a Python process."""
+    return lambda: subprocess.run(
+        [sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL
+    )
 
 
-def main() -> None:
+def main() -> list[Row]:
     """Print the medians."""
-    bare = median_seconds("-c", "pass")
-    imported = median_seconds("-c", "import recov_graph")
-    help_page = median_seconds("-m", "recov_graph.cli", "--help")
-    print(f"bare interpreter:     {bare * 1e3:.0f} ms")
-    print(f"import recov_graph:   {(imported - bare) * 1e3:.0f} ms more")
-    print(f"recov-graph --help:   {help_page * 1e3:.0f} ms in all")
+    bare, imported, helped = in_turn(
+        RUNS,
+        running("-c", "pass"),
+        running("-c", "import recov_graph"),
+        running("-m", "recov_graph.cli", "--help"),
+        clock=time.perf_counter,  # what other processes do is no work of this one
+    )
+    start = statistics.median(bare)
+    print(f"bare interpreter:     {start * 1e3:.0f} ms")
+    print(f"import recov_graph:   {(statistics.median(imported) - start) * 1e3:.0f} ms more")
+    print(f"recov-graph --help:   {statistics.median(helped) * 1e3:.0f} ms in all")
+    return [
+        of_times("starting Python and importing recov_graph", imported, bare, "bare Python"),
+        of_times("recov-graph --help", helped, bare, "bare Python"),
+    ]
 
 
 if __name__ == "__main__":
