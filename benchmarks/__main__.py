@@ -10,7 +10,19 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from collections.abc import Callable
 
-from benchmarks import blackbox, engine, graph, http, refit, rescue, signals, startup, store
+from benchmarks import (
+    blackbox,
+    cluster,
+    engine,
+    graph,
+    http,
+    memory,
+    refit,
+    rescue,
+    signals,
+    startup,
+    store,
+)
 from benchmarks.rows import Row, table
 
 # What each gives back goes into the table at the end, where it gives anything.
@@ -22,6 +34,8 @@ ALL: dict[str, Callable[[], list[Row] | None]] = {
     "graph": graph.main,
     "http": http.main,
     "refit": refit.main,
+    "memory": memory.main,
+    "cluster": cluster.main,
     "rescue": rescue.main,
     "blackbox": blackbox.main,
 }

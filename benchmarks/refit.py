@@ -29,7 +29,7 @@ from recov_graph.routing import Evidence, as_router, default_policy
 from recov_graph.signals import FEATURE_VERSION
 from recov_graph.store import TraceStore
 
-SIZES = (1_000, 10_000, 100_000)
+SIZES = (1_000, 10_000, 100_000, 1_000_000)
 DECISIONS = 600
 BATCH = 5_000
 ATTEMPTS = 3

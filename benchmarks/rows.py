@@ -50,7 +50,7 @@ class Row:
             self.other,
             f"{self.ratio:.2f}",
             f"{self.low:.2f} to {self.high:.2f}",
-            "" if self.target is None else f"at least {self.target:g}",
+            "" if self.target is None else f"at least {self.target:.3g}",
             self.met,
         )
 

@@ -8,7 +8,6 @@ neither reading nor measuring finds them there; of short ones both find all ther
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -16,12 +15,13 @@ from unittest.mock import patch
 
 import numpy as np
 
+from benchmarks.rows import Row, clock, of_times
 from recov_graph import TopK, signals, token_signals, trace_features
 
 K, TEMPERATURE, K_COV = 20, 0.6, 20
 RUNS = 15
 # Tokens of a rollout, and how often it is measured in one run so that the clock can tell.
-SHAPES = {"one rollout of 40 tokens": (40, 50), "one of 2,000": (2_000, 5), "400,000": (400_000, 1)}
+SHAPES = {"40": (40, 50), "2,000": (2_000, 5), "400,000": (400_000, 1)}
 LOOP_TOKENS = 2_000  # the loop takes as long for each token of more
 CACHE = Path("/sys/devices/system/cpu/cpu0/cache/index3/size")
 
@@ -89,52 +89,55 @@ def read(taken: np.ndarray, specialist: TopK, ancestor: TopK) -> None:
 
 def seconds(call: Callable[..., object], given: tuple[np.ndarray, TopK, TopK], times: int) -> float:
     """The time of a call for one token."""
-    started = time.perf_counter()
+    started = clock()
     for _ in range(times):
         call(*given)
-    return (time.perf_counter() - started) / times / len(given[0])
+    return (clock() - started) / times / len(given[0])
 
 
-def spread(above: list[float], below: list[float]) -> str:
-    """Median and range of the ratios of runs taken in turn."""
-    ratios = [a / b for a, b in zip(above, below, strict=True)]
-    digits = 0 if median(ratios) >= 10 else 2
-    low, middle, high = min(ratios), median(ratios), max(ratios)
-    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
-
-
-def main() -> None:
-    """Print tokens per second and ratios, medians of runs taken in turn."""
+def main() -> list[Row]:
+    """Print tokens per second, medians of runs taken in turn; give back the ratios."""
     few = inputs(LOOP_TOKENS)
     expected = loop(*few)
     assert np.allclose(np.transpose(token_signals(*few, TEMPERATURE, K_COV)), expected, atol=1e-6)
     fast = signals.fastest() is not signals.numpy_list_sums
     cache = CACHE.read_text(encoding="ascii").strip() if CACHE.is_file() else "unknown"
-    print(f"K={K}, {RUNS} runs in turn, one core; last-level cache {cache}")
+    print(f"K={K}, {RUNS} runs in turn, one core; last-level cache {cache}; tokens a second")
     if not fast:
         print("compiled: not installed; pip install 'recov-graph[fast]'")
-    ways = {"loop": loop, "numpy": by_numpy, **({"compiled": measured} if fast else {})}
-    print(f"{'':28}{'':10}{'tokens/s':>13}{'times the loop':>22}{'times the speed of reading':>30}")
+    ways = {"numpy": by_numpy, **({"compiled": measured} if fast else {})}
+    rows = []
     for name, (length, times) in SHAPES.items():
         many = inputs(length)
         size = sum(array.nbytes for array in (many[0], *many[1], *many[2])) / 2**20
-        took: dict[str, list[float]] = {way: [] for way in (*ways, "reading")}
+        took: dict[str, list[float]] = {way: [] for way in (*ways, "loop", "reading")}
         for _ in range(RUNS + 1):
-            for way, call in ways.items():
-                slow = way == "loop"
-                took[way].append(
-                    seconds(
-                        call, few if slow and length > LOOP_TOKENS else many, 1 if slow else times
-                    )
-                )
-            took["reading"].append(seconds(read, many, times))
+            took["loop"].append(seconds(loop, few if length > LOOP_TOKENS else many, 1))
+            for way, call in {**ways, "reading": read}.items():
+                took[way].append(seconds(call, many, times))
         took = {way: each[1:] for way, each in took.items()}  # the first warms up
-        for way, each in took.items():
-            title = f"{name}, {size:,.3g} MiB" if way == "loop" else ""
-            against = "" if way == "loop" else spread(took["loop"], each)
-            of_reading = "" if way in ("loop", "reading") else spread(took["reading"], each)
-            print(f"{title:28}{way:10}{1 / median(each):>13,.0f}{against:>22}{of_reading:>30}")
+        figures = ", ".join(f"{way} {1 / median(each):,.0f}" for way, each in took.items())
+        print(f"{name} tokens, {size:,.3g} MiB: {figures}", flush=True)
+        for way in ways:
+            fastest = way == [*ways][-1] and length >= LOOP_TOKENS
+            rows += [
+                of_times(
+                    f"features, {way}, {name} tokens",
+                    took[way],
+                    took[other],
+                    against,
+                    target=target if fastest else None,
+                    unit="ns a token",
+                    scale=1e9,
+                )
+                for other, against, target in (
+                    ("loop", "a Python loop", 100.0),
+                    ("reading", "reading the inputs", 1 / 3),
+                )
+            ]
+    return rows
 
 
 if __name__ == "__main__":
-    main()
+    for row in main():
+        print(row.line())

@@ -32,6 +32,7 @@ import numpy as np
 
 from recov_graph.models.base import Role
 from recov_graph.models.embedded import EmbeddedPair, draw, log_softmax
+from recov_graph.models.transformer import Cache
 from tests.openai_faults import HTML, SPOILERS, STATUSES, Fault, FaultPlan, Problem, spoil
 
 Json = dict[str, Any]
@@ -157,7 +158,7 @@ class Engine:
                 answers[i] = drawn[place * call.n : (place + 1) * call.n]
         return answers, prompt_rows
 
-    def _draw(self, call: Call, logits: np.ndarray, cache: Any, room: int) -> list[Answer]:
+    def _draw(self, call: Call, logits: np.ndarray, cache: Cache, room: int) -> list[Answer]:
         count, k = len(logits), call.body.get("top_k") or 0
         seed = call.body.get("seed")
         streams = [  # choice i at seed s is the only choice at seed s + i, as in vLLM
@@ -170,7 +171,7 @@ class Engine:
         recorded = np.zeros((count, room, logits.shape[1]), np.float32)
         active = np.arange(count)
         if call.n > 1 and room > 1:
-            cache = cache.rows(np.repeat(np.arange(count // call.n), call.n))
+            cache = Cache(np.repeat(cache.stored, call.n, axis=0), cache.length)
         for step in range(room):
             log_p = log_softmax(logits)
             recorded[active, step] = log_p
@@ -183,7 +184,7 @@ class Engine:
             if not going_on.all():
                 lengths[active[~going_on]] = step + 1
                 active, chosen = active[going_on], chosen[going_on]
-                cache = cache.rows(np.flatnonzero(going_on)) if step + 1 < room else cache
+                cache.keep(np.flatnonzero(going_on).tolist())
             if len(active) == 0 or step + 1 == room:
                 break
             logits = self.model(chosen[:, None], cache)[:, -1]

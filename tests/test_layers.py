@@ -26,6 +26,7 @@ LAYERS = (
     "conversation",
     "problem",
     "rollout",
+    "compiled",
     "signals",
     "features",
     "rollout_features",
