@@ -8,11 +8,11 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from recov_graph.words import storable
 
 StoreText = Literal["full", "hash", "none"]
 Row = dict[str, Any]
+T = TypeVar("T")
 TRIES, PAUSE = 6, 0.2  # of what may pass, and seconds between
 # Columns that hold what a user or a model wrote: kept, hashed or dropped.
 TEXT_COLUMNS = {
@@ -292,14 +293,30 @@ class TraceStore:
     @contextmanager
     def stream(self, sql: str, parameters: Sequence[Any] = ()) -> Iterator[Iterator[Any]]:
         """The rows of a SELECT one by one, beside whatever else is read and written."""
-        with self._clear_errors(), self._engine.stream(sql, parameters) as rows:
-            yield rows
+        with self._within(self._engine.stream(sql, parameters)) as rows:
+            yield self._clearly(rows)
+
+    def _clearly(self, rows: Iterator[Any]) -> Iterator[Any]:
+        with self._clear_errors():
+            yield from rows
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         """All that is read inside is of one moment, whatever others write; nothing is written."""
-        with self._clear_errors(), self._lock, self._engine.snapshot():
+        with self._lock, self._within(self._engine.snapshot()):
             yield
+
+    @contextmanager
+    def _within(self, entered: AbstractContextManager[T]) -> Iterator[T]:
+        """Tell of errors on the way in and out; what is done inside tells of its own."""
+        with ExitStack() as stack:
+            with self._clear_errors():
+                value = stack.enter_context(entered)
+            try:
+                yield value
+            finally:
+                with self._clear_errors():
+                    stack.close()
 
     def version(self) -> int:
         """A number that changes whenever somebody else has written to the store."""
