@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from langchain_core.messages import AIMessage
@@ -41,6 +41,19 @@ def new_attempt(
         "details": details or {},
         "verdict": None,
     }
+
+
+def paid_for(state: RecoveryState, calls: Mapping[str, Any]) -> int:
+    """Tokens of an attempt that is made now: those of its own calls, scoring before it included.
+
+    A process that died may have paid for that scoring: then there are features that there were none
+    of when the attempt was decided on.
+    """
+    own = sum(call["tokens"] for call in calls.values())
+    if state["features"] is None or state["route"][-1]["measured"]:
+        return int(own)
+    scored = (call for call in state["calls"].values() if call["purpose"] == "score")
+    return int(own + sum(call["tokens"] for call in scored))
 
 
 def shares(total: int, parts: int) -> list[int]:

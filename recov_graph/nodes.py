@@ -11,13 +11,13 @@ from langgraph.runtime import Runtime
 
 from recov_graph.approval import approved, refuse_without_thread
 from recov_graph.attempts import (
-    SAMPLE,
     answer_message,
     answer_of,
     attempt_event,
     best_attempt,
     features_of_samples,
     new_attempt,
+    paid_for,
     shares,
     value_of,
 )
@@ -31,7 +31,7 @@ from recov_graph.measuring import Measuring
 from recov_graph.models.base import Capability, Model
 from recov_graph.problem import Problem
 from recov_graph.recorder import Recorder
-from recov_graph.rollout import Usage
+from recov_graph.rollout import SAMPLE, Usage
 from recov_graph.routing.decision import Evidence, wants_features
 from recov_graph.seeds import call_seed
 from recov_graph.settings import Settings
@@ -272,7 +272,7 @@ class Nodes:
             made.rollout,
             temperature=failure.temperature,
             seed=failure.seed,
-            spent=sum(call["tokens"] for call in meter.calls.values()),
+            spent=paid_for(state, meter.calls),
             details=made.details,
         )
         self.recorder.attempted(state["recovery_id"], [attempt], meter.calls)

@@ -6,7 +6,6 @@ last rows. Nodes that cost nothing are run again, and find what they found befor
 
 from __future__ import annotations
 
-import json
 from typing import Any, cast
 
 from recov_graph.attempts import SAMPLE, failed_samples, value_of
@@ -15,6 +14,7 @@ from recov_graph.features import problem_features
 from recov_graph.problem import Problem
 from recov_graph.recorder import SPENT
 from recov_graph.state import AttemptData, DecisionData, RecoveryState, new_recovery
+from recov_graph.store.guard import loaded
 from recov_graph.store.progress import (
     Stored,
     kept_rollouts,
@@ -34,8 +34,10 @@ def half_done(
     """The state of a problem under way and the node after which it goes on.
 
     None where it has to begin anew: nothing is stored of it that was paid for, or not all that is
-    needed, as with ``store_text`` other than "full" or where an array of it is damaged.
+    needed, as with ``store_text`` other than "full" or where an array of it is damaged. Of what
+    ended in an error the end is taken back, either way.
     """
+    store.reopen(recovery_id)
     stored = stored_problem(store, recovery_id)
     if store.store_text != "full" or not stored.attempts:
         return None
@@ -102,7 +104,7 @@ def _attempt(row: Row) -> AttemptData:
     attempt = {
         **{name: row[name] for name in MADE},
         "spent": row["charged"] if judged else row["spent"],
-        "details": json.loads(details) if details else {},
+        "details": loaded(details, dict, f"an attempt of {row['id']}") if details else {},
         "verdict": None if row["value"] is None else {name: row[name] for name in VERDICT},
     }
     return cast(AttemptData, attempt)
@@ -115,9 +117,9 @@ def _decision(row: Row) -> DecisionData:
         {
             **decision,
             "reason": row["reason"] or "",
-            "candidates": json.loads(row["candidates"]),
+            "candidates": loaded(row["candidates"], list, f"decision {row['id']}"),
             "measured": bool(row["measured"]),
-            "once": json.loads(row["once"]),
+            "once": loaded(row["once"] or "{}", dict, f"decision {row['id']}"),
         },
     )
 

@@ -7,18 +7,20 @@ charged to no problem, as what retry alone would have done is.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from recov_graph.attempts import SAMPLE
-from recov_graph.batch import Batch
+from recov_graph.batch import Batch, FailedProblem
 from recov_graph.figures import first_failed
 from recov_graph.models.base import Capability, Model
 from recov_graph.problem import Problem
 from recov_graph.rollout import Rollout
 from recov_graph.scoring import scored_rollouts
 from recov_graph.store import TraceStore
+from recov_graph.store.progress import measured_rollouts
 from recov_graph.trace import measure
 
 
@@ -38,20 +40,49 @@ def survey_one(
     problem: Problem, output: dict[str, Any], model: Model, store: TraceStore, *, temperature: float
 ) -> int:
     """As `survey`, of one problem that has ended."""
+    if output["features"] is not None or not first_failed(output):
+        return 0
+    return _survey(problem, output["attempts"], model, store, temperature)
+
+
+def survey_stored(
+    failures: Iterable[FailedProblem], model: Model, store: TraceStore, *, temperature: float
+) -> int:
+    """As `survey`, of failures by what is stored of them, where that is with their texts.
+
+    A process may have died between the end of a problem and the survey of it.
+    """
+    if store.store_text != "full":
+        return 0
+    count = 0
+    for failed in failures:
+        if not measured_rollouts(store, failed.id):
+            attempts = [{**row, "verdict": row} for row in store.problem_attempts(failed.id)]
+            count += _survey(failed.problem, attempts, model, store, temperature)
+    return count
+
+
+def _survey(
+    problem: Problem,
+    attempts: Iterable[dict[str, Any]],
+    model: Model,
+    store: TraceStore,
+    temperature: float,
+) -> int:
     if Capability.SCORE not in model.capabilities or not hasattr(model, "encode"):
         return 0
-    rollouts = _failed(output, model) if first_failed(output) else {}
-    if output["features"] is not None or not rollouts:
+    rollouts = _failed(attempts, model)
+    if not rollouts:
         return 0
     scored = scored_rollouts(model, problem.prompt, rollouts)
     store.write_traces({name: measure(one, temperature) for name, one in scored.items()})
     return len(scored)
 
 
-def _failed(output: dict[str, Any], model: Any) -> dict[str, Rollout]:
+def _failed(attempts: Iterable[dict[str, Any]], model: Any) -> dict[str, Rollout]:
     """The failed samples of a problem by id, those left out whose tokens are not what they were."""
     rollouts = {}
-    for attempt in output["attempts"]:
+    for attempt in attempts:
         verdict = attempt["verdict"]
         if attempt["operator"] != SAMPLE or verdict is None or verdict["value"] != "failed":
             continue

@@ -557,7 +557,7 @@ def test_a_server_that_was_down_is_asked_again(
         assert whole.code == 0, (whole.err, whole.error)
         server.faults.add(*["401"] * 2)
         down = recov(CHOSEN[1:3], *how)
-        assert (down.code, down.figures["errors"]) == (1, 2), down.out
+        assert (down.code, down.figures["unjudged"]) == (1, 2), down.out
         assert "2 of 2 ended early" in down.err
     with OpenAIServer(dialect="chat", port=port):
         up = recov(CHOSEN[1:3], *how, "--resume")

@@ -611,7 +611,7 @@ def test_a_trace_comes_back_as_it_was_measured(filled: TraceStore, traces: list[
             assert back.dtype == given.dtype
     assert read.features == trace.features
     for given, back in zip(trace.signals, read.signals, strict=True):
-        np.testing.assert_array_equal(back, given.astype(np.float32))  # kept in half the space
+        np.testing.assert_array_equal(back, given)
     assert measure(read.rollout, 0.6).features == trace.features
 
 

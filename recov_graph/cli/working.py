@@ -86,7 +86,7 @@ def work_on(spec: RunSpec, asked: Asked) -> None:
     with TraceStore(asked.db or default_path(), store_text=spec.store_text) as store:
         begun = begin(store, spec, asked.count, resume=asked.resume)
         if asked.resume:
-            click.echo(_which(begun), err=True)
+            click.echo(plain(_which(begun)), err=True)
         batch = Batch(keep="failures" if asked.baseline else "figures")
         with progress(asked.count, bare=asked.bare) as advance:
             work = Work(spec, asked, store, model, verifier, begun, batch, advance)
@@ -95,7 +95,7 @@ def work_on(spec: RunSpec, asked: Asked) -> None:
             (_pooled if spec.pooled else engine)(work)
             batch.seconds = time.monotonic() - started
         if asked.baseline and not work.stopped:
-            _measure_retry(work)
+            _measure_beside(work)
         figures = {**summary(batch), "run": begun.start.id, "db": store.path}
     if asked.json_out == "-":
         click.echo(json.dumps(figures, indent=2))
@@ -222,10 +222,13 @@ def _pooled(work: Work) -> None:
     work.stopped = scheduler.stopped
 
 
-def _measure_retry(work: Work) -> None:
+def _measure_beside(work: Work) -> None:
+    """What costs the run nothing: retry alone, and features that a process which died left out."""
     from recov_graph.batch import compare_with_retry, keep_retries
+    from recov_graph.surveying import survey_stored
 
     spec = work.spec
+    survey_stored(work.batch.failures, work.model, work.store, temperature=spec.temperature)
     compare_with_retry(
         work.batch,
         work.model,

@@ -63,12 +63,8 @@ def left(
 def _half_done(store: TraceStore, name: str, *, carry: bool) -> dict[str, list[Row]]:
     if not store.rows("SELECT 1 FROM problems WHERE id = ?", [name]):
         return {}
-    rows = problem_rows(store, [name])
-    if rows["outcomes"]:
-        rows["outcomes"] = []
-        with TraceStore(store.address) as raw:  # as it is stored, not hashed once more
-            raw.replace_problems([name], **rows)
-    return rows if carry else {}
+    store.reopen(name)
+    return problem_rows(store, [name]) if carry else {}
 
 
 def run_row(spec: RunSpec, start: RunStart, store: TraceStore) -> dict[str, Any]:

@@ -25,3 +25,20 @@ BELONGING: Mapping[str, str] = {
     "tape": "problem_id IN ({})",
     "retries": "id IN ({})",
 }
+
+# What the loop writes of a problem, table and id, those first that refer to others.
+_OF_ROLLOUTS = "id IN (SELECT id FROM rollouts WHERE problem_id = ?1)"
+STORED = " UNION ALL ".join(
+    f"SELECT '{table}', id FROM {table} WHERE {whose}"
+    for table, whose in (
+        ("underway", _OF_ROLLOUTS),
+        ("interventions", _OF_ROLLOUTS),
+        ("features", _OF_ROLLOUTS),
+        ("token_arrays", _OF_ROLLOUTS),
+        ("verdicts", _OF_ROLLOUTS),
+        ("rollouts", "problem_id = ?1"),
+        ("decisions", "problem_id = ?1"),
+        ("calls", "problem_id = ?1"),
+        ("rollout_features", "id = ?1"),
+    )
+)

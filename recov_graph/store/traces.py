@@ -7,8 +7,8 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy as np
 from recov_graph.errors import InvalidInputError, StoreError
 from recov_graph.rollout import Rollout
 from recov_graph.signals import FEATURE_VERSION
-from recov_graph.store.belonging import BELONGING
+from recov_graph.store.belonging import BELONGING, STORED
 from recov_graph.store.blobs import pack, pack_topk, unpack, unpack_topk
 from recov_graph.store.engine import Engine, engine_of
 from recov_graph.store.location import shown
@@ -38,23 +38,6 @@ TEXT_COLUMNS = {
 }
 # Columns in which code of the user's may put such text: kept or dropped.
 FREE_COLUMNS = {"decisions": ("reason",), "interventions": ("details",)}
-# What the loop writes of a problem, table and id, those first that refer to others.
-_OF_ROLLOUTS = "id IN (SELECT id FROM rollouts WHERE problem_id = ?1)"
-STORED = " UNION ALL ".join(
-    f"SELECT '{table}', id FROM {table} WHERE {whose}"
-    for table, whose in (
-        ("underway", _OF_ROLLOUTS),
-        ("interventions", _OF_ROLLOUTS),
-        ("features", _OF_ROLLOUTS),
-        ("token_arrays", _OF_ROLLOUTS),
-        ("verdicts", _OF_ROLLOUTS),
-        ("rollouts", "problem_id = ?1"),
-        ("decisions", "problem_id = ?1"),
-        ("calls", "problem_id = ?1"),
-        ("rollout_features", "id = ?1"),
-    )
-)
-
 # As `batch.summary` counts: who was routed had failed first, and so had who had no attempt left.
 HOW = (
     "CASE WHEN solved = 1 AND regime IS NULL THEN 'solved_first' WHEN solved = 1 THEN 'rescued' "
@@ -189,6 +172,12 @@ class TraceStore:
 
         self._written_at_once(replaced)
 
+    def reopen(self, problem_id: str) -> None:
+        """Take back that a problem has ended, as what ended in an error is tried again."""
+        if self.rows("SELECT 1 FROM outcomes WHERE id = ?", [problem_id]):
+            sql = "DELETE FROM outcomes WHERE id = ?"
+            self._written_at_once(lambda: self._engine.run(sql, [problem_id]))
+
     def write_traces(
         self, traces: Mapping[str, Trace], calls: Sequence[Mapping[str, Any]] = ()
     ) -> None:
@@ -293,10 +282,13 @@ class TraceStore:
     @contextmanager
     def stream(self, sql: str, parameters: Sequence[Any] = ()) -> Iterator[Iterator[Any]]:
         """The rows of a SELECT one by one, beside whatever else is read and written."""
-        with self._within(self._engine.stream(sql, parameters)) as rows:
-            yield self._clearly(rows)
+        with (
+            self._within(self._engine.stream(sql, parameters)) as rows,
+            closing(self._clearly(rows)) as told,
+        ):
+            yield told
 
-    def _clearly(self, rows: Iterator[Any]) -> Iterator[Any]:
+    def _clearly(self, rows: Iterator[Any]) -> Generator[Any, None, None]:
         with self._clear_errors():
             yield from rows
 
@@ -357,6 +349,8 @@ class TraceStore:
             if kept.get(column) is not None:
                 kept[column] = self.kept_text(kept[column])
         kept |= dict.fromkeys(FREE_COLUMNS.get(table, ()))
+        if self.store_text == "none" and "problem_id" in kept and "seed" in kept:
+            kept["seed"] = 0  # it is made of the user's own id, so that a guess could be confirmed
         if table == "problems":
             kept["key"] = self.key(kept["key"])
         return kept
