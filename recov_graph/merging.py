@@ -17,6 +17,7 @@ from typing import Any
 from recov_graph.errors import InvalidInputError, StoreError
 from recov_graph.store import TraceStore
 from recov_graph.store.belonging import BELONGING
+from recov_graph.store.guard import harden
 from recov_graph.store.location import is_server, shown
 from recov_graph.store.salvage import Salvaged, salvage
 from recov_graph.store.sqlite import read_only_uri
@@ -207,6 +208,7 @@ def _damaged(path: Path) -> bool:
     """Whether SQLite finds a page that makes no sense."""
     try:
         with closing(sqlite3.connect(read_only_uri(path), uri=True)) as file:
+            harden(file)
             return bool(file.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok")
     except sqlite3.DatabaseError as error:
         if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:

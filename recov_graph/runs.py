@@ -12,7 +12,7 @@ from uuid import uuid4, uuid5
 
 from recov_graph.attempts import SAMPLE, shares
 from recov_graph.budget import Budget
-from recov_graph.errors import InvalidInputError
+from recov_graph.errors import InvalidInputError, StoreError
 from recov_graph.graph import MAX_NEW_TOKENS, SAMPLES, TEMPERATURE, Graph, build_recovery_graph
 from recov_graph.interventions import Escalate, resolve
 from recov_graph.models import Model, as_model
@@ -22,6 +22,8 @@ from recov_graph.recorder import RunStart
 from recov_graph.routing import Policy, default_policy, load_policy
 from recov_graph.state import AGAIN, NAMESPACE
 from recov_graph.store import TraceStore
+from recov_graph.store.guard import loaded
+from recov_graph.store.location import without_password
 from recov_graph.store.progress import Ended, ended_problems, resumable_runs
 from recov_graph.verifiers import Verifier, as_verifier
 from recov_graph.words import short
@@ -76,6 +78,8 @@ class RunSpec:
         """What a run is known again by, as plain data."""
         data = {name: getattr(self, name) for name in self.__dataclass_fields__}
         policy: Policy = data.pop("policy") or default_policy()
+        for name in ("base_url", "ancestor_base_url", "escalate_base_url"):
+            data[name] = without_password(data[name])
         if self.store_text == "none":
             del data["problems"]  # not even a name
         return {**data, "policy": policy.content_hash}
@@ -182,7 +186,10 @@ def begin(store: TraceStore, spec: RunSpec, planned: int, *, resume: bool = Fals
 
 
 def _differences(run: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    had = json.loads(run["settings"])
+    try:
+        had = loaded(run["settings"], dict, "settings")
+    except StoreError:
+        had = {}
     names = [name for name in wanted if had.get(name) != json.loads(json.dumps(wanted[name]))]
     told = ", ".join(f"{n} {short(had.get(n), 40)}, not {short(wanted[n], 40)}" for n in names)
     return f"run {run['id']} has {told}"

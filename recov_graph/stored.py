@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from recov_graph.routing.decision import Evidence
 from recov_graph.routing.outcomes import Floats, Outcomes
 from recov_graph.routing.policy import cell_name
 from recov_graph.store import TraceStore
+from recov_graph.store.guard import loaded
 from recov_graph.store.learning import (
     stored_decisions,
     stored_features,
@@ -28,6 +28,7 @@ from recov_graph.store.learning import (
     tape_problems,
 )
 from recov_graph.tape import TapeProblem
+from recov_graph.words import short
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,7 @@ def logged_decisions(store: TraceStore, failures: StoredFailures) -> list[Logged
     tried: dict[int, list[str]] = {}
     for (
         problem,
-        _,
+        name,
         operator,
         probability,
         candidates,
@@ -230,11 +231,11 @@ def logged_decisions(store: TraceStore, failures: StoredFailures) -> list[Logged
             failures,
             row,
             before,
-            json.loads(candidates),
+            loaded(candidates, list, f"decision {name}"),
             attempts_left,
             tokens_left,
             bool(measured),
-            json.loads(once or "{}"),
+            loaded(once or "{}", dict, f"decision {name}"),
         )
         found.append(
             LoggedDecision(
@@ -270,9 +271,24 @@ def _evidence(
         features=failures.outcomes.told(row, measured=measured),
         failed_samples=0 if np.isnan(failed) else int(failed),
         tried=list(tried),
-        costs={c["operator"]: c["expected_cost"] for c in candidates},
+        costs=_costs(candidates),
         attempts_left=attempts_left,
         tokens_left=np.inf if tokens_left is None else tokens_left,
         draw=1.0,
         once=once,
     )
+
+
+def _costs(candidates: Sequence[Any]) -> dict[str, int]:
+    """The cost of each operator that could be chosen, as it was expected.
+
+    Raises:
+        StoreError: whoever wrote the decision wrote something else.
+    """
+    try:
+        return {str(one["operator"]): int(one["expected_cost"]) for one in candidates}
+    except (TypeError, KeyError, ValueError, OverflowError):
+        raise StoreError(
+            f"the candidates of a decision are damaged ({short(candidates)}); check the database "
+            "file"
+        ) from None

@@ -98,6 +98,9 @@ def _to_stdout(store: TraceStore, view: str, kind: Any, **options: Any) -> None:
     from recov_graph.exporting import export
 
     stdout = sys.stdout.buffer
+    if sys.stdout.isatty():  # bytes of a model's are for programs, not for a terminal
+        _shown(store, view, kind, **options)
+        return
     try:
         export(store, stdout, view, kind, **options)
         stdout.flush()
@@ -106,6 +109,20 @@ def _to_stdout(store: TraceStore, view: str, kind: Any, **options: Any) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
         if not isinstance(error, BrokenPipeError):  # who read has read enough
             raise unwritable("stdout", error, "--out") from None
+
+
+def _shown(store: TraceStore, view: str, kind: Any, **options: Any) -> None:
+    """The same on a terminal, with an escape in the place of what it would act on."""
+    import tempfile
+
+    from recov_graph.console import plain
+    from recov_graph.exporting import export
+
+    with tempfile.TemporaryFile() as file:
+        export(store, file, view, kind, **options)
+        file.seek(0)
+        for line in file:
+            click.echo(plain(line.decode().rstrip("\r\n")))
 
 
 def _refuse_others(view: str, options: dict[str, Any]) -> None:

@@ -85,8 +85,11 @@ class Look:
         """Seconds since something was stored, by the clock that stamped it."""
         if self.standing is None or not self.standing.changed_at:
             return 0.0
-        changed = datetime.fromisoformat(self.standing.changed_at)
-        return max(0.0, (datetime.now(UTC) - changed).total_seconds())
+        try:
+            changed = datetime.fromisoformat(self.standing.changed_at)
+            return max(0.0, (datetime.now(UTC) - changed).total_seconds())
+        except (ValueError, TypeError, OverflowError):  # whoever wrote the file wrote no time
+            return 0.0
 
 
 def _looks(
@@ -281,4 +284,7 @@ def _line(text: str, style: str = "") -> Text:
 
 def _clock(time_stored: str) -> str:
     """The time of day here."""
-    return datetime.fromisoformat(time_stored).astimezone().strftime("%H:%M:%S")
+    try:
+        return datetime.fromisoformat(time_stored).astimezone().strftime("%H:%M:%S")
+    except (ValueError, TypeError, OverflowError):  # whoever wrote the file wrote no time
+        return "--:--:--"

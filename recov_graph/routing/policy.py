@@ -7,23 +7,27 @@ mapping from features to operators, and when to stop. It is data only; nothing i
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import re
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from recov_graph.errors import PolicyError
 from recov_graph.features import FEATURES
 from recov_graph.problem import describe
 from recov_graph.rollout_features import ROLLOUT_FEATURE_VERSION, ROLLOUT_FEATURES
 from recov_graph.signals import FEATURE_VERSION
+from recov_graph.words import cut, short
 
 SCHEMA_VERSION = 2
 ROUTER_VERSION = 1
+MOST_BYTES = 64 << 20  # of a policy file; the shipped one has 30 thousand
+MOST = 1e100  # of a count, or of what rates are made of: its square is a float still
 LEAST_SD = 1e-9  # a feature that never varied says nothing
 NUMBERS = re.compile(r"\[[-+.,\deE\s]+\]")  # a list of nothing but numbers goes on one line
 DEFAULT = Path(__file__).parent / "default_policy.json"
@@ -40,6 +44,15 @@ RULE = {
 ROLLOUT_RULE = {"truncated": "extend", "agreement": "replan"}
 
 
+def _of_sane_size(value: int) -> int:
+    if value > MOST:
+        raise ValueError(f"a count must be at most {MOST:g}")
+    return value
+
+
+Whole = Annotated[int, AfterValidator(_of_sane_size)]
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -49,7 +62,7 @@ class Moments(_Part):
 
     mean: float = Field(ge=-1e9, le=1e9)
     sd: float = Field(ge=0, le=1e9)
-    count: int = Field(ge=0)
+    count: Whole = Field(ge=0)
 
 
 class Rescue(_Part):
@@ -59,8 +72,8 @@ class Rescue(_Part):
     alpha / (alpha + beta + k).
     """
 
-    alpha: float = Field(gt=0)
-    beta: float = Field(gt=0)
+    alpha: float = Field(gt=0, le=MOST)
+    beta: float = Field(gt=0, le=MOST)
     problems: int = Field(ge=0)
 
     def after(self, failures: float) -> float:
@@ -78,9 +91,9 @@ class Window(_Part):
 class Counts(_Part):
     """What a policy was fitted on."""
 
-    problems: int = Field(ge=0)
-    attempts: float = Field(ge=0)
-    rescues: float = Field(ge=0)
+    problems: Whole = Field(ge=0)
+    attempts: float = Field(ge=0, le=MOST)
+    rescues: float = Field(ge=0, le=MOST)
 
 
 class Covariates(_Part):
@@ -95,7 +108,7 @@ class Covariates(_Part):
     cells: dict[str, float] = Field(default_factory=dict)
     coefficients: dict[str, float]
     sampled: dict[str, int] = Field(default_factory=dict)
-    spread: float = Field(default=0.0, ge=0)
+    spread: float = Field(default=0.0, ge=0, le=1e3)
 
 
 class Posterior(_Part):
@@ -120,7 +133,7 @@ class Posterior(_Part):
     weights: list[float]
     cells: dict[str, dict[int, float]] = Field(default_factory=dict)
     hardness: list[float]
-    bandwidth: float = Field(gt=0)
+    bandwidth: float = Field(gt=0, le=1e9)
     covariates: Covariates
     informed: float = Field(ge=0, le=1)
     measure: bool
@@ -144,6 +157,10 @@ class Posterior(_Part):
             raise ValueError("hardness is in log-odds: no part of it may exceed 1,000")
         if any(not 0 <= count <= 1e12 for count in self.failures.values()):
             raise ValueError("failures must be counts of at most 1e12")
+        if any(not 0 <= most <= MOST for most in self.covariates.sampled.values()):
+            raise ValueError("sampled must be counts of at most 1e100")
+        if any(weight > MOST for weight in self.weights):
+            raise ValueError("weights must be at most 1e100")
         for cell, shares in self.cells.items():
             if any(not 0 <= index < types or share < 0 for index, share in shares.items()):
                 raise ValueError(f"cell {cell!r} names a type that does not exist")
@@ -209,11 +226,11 @@ class Policy(_Part):
     router_version: int = ROUTER_VERSION
     population: dict[str, Moments]
     cells: dict[str, dict[str, Moments]] = Field(default_factory=dict)
-    shrinkage: float = Field(default=20.0, ge=0)
+    shrinkage: float = Field(default=20.0, ge=0, le=MOST)
     rule: dict[str, str] = Field(default_factory=lambda: dict(RULE))
     rescue: dict[str, Rescue]
     carry_over: float = Field(default=0.0, ge=0, le=1)
-    failed_samples: int = Field(default=4, ge=0)
+    failed_samples: Whole = Field(default=4, ge=0)
     stop_below: float = Field(ge=0, le=1)
     code_version: str | None = None
     window: Window | None = None
@@ -302,18 +319,18 @@ def load_policy(path: str | Path) -> Policy:
         PolicyError: it cannot be read, is of a newer version, was edited by hand or is damaged.
     """
     try:
-        data: Any = json.loads(Path(path).read_text(encoding="utf-8"))
+        data: Any = json.loads(_read(Path(path)))
     except OSError as error:
         raise PolicyError(f"policy {path}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        raise PolicyError(f"policy {path}: not JSON ({error})") from None
+        raise PolicyError(f"policy {path}: not JSON ({cut(str(error))})") from None
     if not isinstance(data, dict):
         raise PolicyError(f"policy {path}: expected a JSON object, got {type(data).__name__}")
     version = data.get("schema_version")
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise PolicyError(
-            f"policy {path}: schema_version {version} is newer than {SCHEMA_VERSION}, the newest "
-            "known here; upgrade with `pip install -U recov-graph`"
+            f"policy {path}: schema_version {short(version)} is newer than {SCHEMA_VERSION}, the "
+            "newest known here; upgrade with `pip install -U recov-graph`"
         )
     claimed = data.pop("content_hash", None)
     try:
@@ -331,10 +348,26 @@ def load_policy(path: str | Path) -> Policy:
             )
     if claimed != policy.content_hash:
         raise PolicyError(
-            f"policy {path}: content_hash is {claimed!r} but the content has "
+            f"policy {path}: content_hash is {short(claimed)} but the content has "
             f"{policy.content_hash!r}; the file was changed after it was written"
         )
     return policy
+
+
+def _read(path: Path) -> str:
+    """The text of a file, where it is one of sane size: not a pipe or a device that never ends.
+
+    Raises:
+        OSError: it cannot be read, or is none.
+        ValueError: it is no text.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "it is no file")
+    with path.open("rb") as file:
+        raw = file.read(MOST_BYTES + 1)
+    if len(raw) > MOST_BYTES:
+        raise OSError(errno.EFBIG, f"it has more than {MOST_BYTES >> 20} MB")
+    return raw.decode("utf-8")
 
 
 @lru_cache(maxsize=1)

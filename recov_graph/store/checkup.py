@@ -19,6 +19,7 @@ from sqlite_utils import Database
 
 from recov_graph.errors import StoreError
 from recov_graph.store.blobs import unpack
+from recov_graph.store.guard import harden, refuse_other_objects, triggers
 from recov_graph.store.location import is_server, shown
 from recov_graph.store.migrations import migrations
 from recov_graph.store.sqlite import read_only_uri
@@ -144,6 +145,7 @@ def check_up(address: str | Path) -> Checkup:
     _file(path, checkup)
     try:
         with closing(sqlite3.connect(read_only_uri(path), uri=True, isolation_level=None)) as file:
+            harden(file)
             file.execute("BEGIN")
             if _pages(path, file, checkup) and _schema(file, checkup):
                 _references(file, checkup)
@@ -226,7 +228,15 @@ def _schema(file: sqlite3.Connection, checkup: Checkup) -> bool:
         says = f"{had}; whatever opens it next brings it up to date ({listed(missing, 3)})"
         checkup.note("schema", "note", says)
         return False
+    try:
+        refuse_other_objects(lambda sql: file.execute(sql).fetchall(), checkup.address)
+    except StoreError as error:
+        checkup.note("schema", "wrong", str(error), "name another with --db")
+        return False
     checkup.note("schema", "ok", f"of this version, {known[-1]!r}")
+    if added := triggers(lambda sql: file.execute(sql).fetchall()):
+        says = f"it has triggers of somebody's own: {listed(added, 3)}"
+        checkup.note("schema", "note", says, "they run whenever something is stored here")
     return True
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from recov_graph.errors import StoreError
 
 ENVIRONMENT = "RECOV_GRAPH_DB"
 SERVER = re.compile(r"postgres(ql)?://", re.IGNORECASE)
+PASSWORD = re.compile("password")
+SECRET = re.compile("password|secret|token|key")
+# Parameters of an address whose values may have an "@" in them as it is.
+WITH_AT = {"user", "password", "passfile", "dbname", "application_name", "service", "options"}
 Address = Path | str  # a file, or the address of a PostgreSQL database
 
 
@@ -28,8 +32,25 @@ def shown(address: Address) -> str:
     user, at, place = _divided(rest)
     name, colon, _ = user.partition(":")
     where, mark, query = place.partition("?")
-    kept = "&".join(_without_secret(one) for one in query.split("&"))
+    # What is no parameter may be the rest of a password that had a "&" in it.
+    parts = [one if "=" in one or not one else "***" for one in query.split("&")]
+    kept = "&".join(_without_secret(one) for one in parts)
     return f"{scheme}://{name}{colon and ':***'}{at}{where}{mark}{kept}"
+
+
+def without_password(url: str | None) -> str | None:
+    """The address of a model's server without what should not be kept of it."""
+    if url is None:
+        return None
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # not an address; whoever calls it will tell
+        return url
+    user, at, host = parts.netloc.rpartition("@")
+    name, colon, _ = user.partition(":")
+    query = "&".join(_without_secret(one, SECRET) for one in parts.query.split("&"))
+    kept = f"{name}{colon and ':***'}{at}{host}"
+    return urlunsplit(parts._replace(netloc=kept, query=query))
 
 
 def short_name(address: Address) -> str:
@@ -56,17 +77,19 @@ def check_server(address: str) -> None:
 def _divided(rest: str) -> tuple[str, str, str]:
     """User and password, "@", and the rest, however odd the password is."""
     before, _, query = rest.partition("?")
-    odd = "/" not in before or "=" not in query.partition("@")[0]  # a password with "?" in it
-    end = before.rfind("@") if "@" in before or not odd else rest.rfind("@")
+    # An "@" behind "?" ends the password where it is in no parameter that may have one.
+    with_at = {one.partition("=")[0] for one in query.split("&") if "@" in one}
+    odd = bool(with_at - WITH_AT) or ("@" not in before and "/" not in before)
+    end = rest.rfind("@") if odd else before.rfind("@")
     user = rest[: max(end, 0)]
     if end < 0 or ("/" in user and ":" not in user):  # none, or in the name of the database
         return "", "", rest
     return user, "@", rest[end + 1 :]
 
 
-def _without_secret(part: str) -> str:
+def _without_secret(part: str, words: re.Pattern[str] = PASSWORD) -> str:
     name, equals, value = part.partition("=")
-    secret = "password" in unquote(name).lower()
+    secret = words.search(unquote(name).lower()) is not None
     return f"{name}{equals}{'***' if secret else value}"
 
 

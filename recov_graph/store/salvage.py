@@ -15,6 +15,7 @@ from typing import Any
 
 from recov_graph.errors import StoreError
 from recov_graph.store.belonging import BELONGING
+from recov_graph.store.guard import harden, refuse_other_objects
 from recov_graph.store.sqlite import SqliteFile, read_only_uri, upsert_sql
 
 HIGHEST = 1 << 40  # where the last row cannot be told
@@ -83,6 +84,7 @@ def _opened(path: Path) -> sqlite3.Connection:
     source = sqlite3.connect(read_only_uri(path), uri=True, isolation_level=None)
     source.text_factory = _strict_text
     try:
+        harden(source)
         if source.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
             raise sqlite3.DatabaseError("it has no tables")
     except sqlite3.Error as error:
@@ -91,6 +93,11 @@ def _opened(path: Path) -> sqlite3.Connection:
             f"{path} is damaged where the names of its tables are ({error}); nothing can be had "
             "of it. Use a copy made before"
         ) from None
+    try:
+        refuse_other_objects(lambda sql: source.execute(sql).fetchall(), str(path))
+    except BaseException:
+        source.close()
+        raise
     return source
 
 

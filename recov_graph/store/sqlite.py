@@ -14,6 +14,7 @@ from typing import Any
 from sqlite_utils import Database
 
 from recov_graph.errors import StoreError
+from recov_graph.store.guard import checked_name, harden, refuse_other_objects
 from recov_graph.store.migrations import migrations
 
 BUSY_SECONDS = 60.0
@@ -56,8 +57,10 @@ class SqliteFile:
             raise
 
     def _prepare(self) -> None:
+        harden(self.connection)
         self.run("PRAGMA foreign_keys = ON")
         pending = self._pending()
+        refuse_other_objects(lambda sql: self.read(sql)[1], self.path)
         if self.read_only:
             if pending:
                 raise StoreError(
@@ -118,6 +121,7 @@ class SqliteFile:
         """The rows of a SELECT one by one, through a connection of its own: nobody waits for it."""
         uri = read_only_uri(Path(self.path))
         with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS)) as connection:
+            harden(connection)
             yield iter(connection.execute(sql, parameters))
 
     def recover(self) -> None:
@@ -177,7 +181,13 @@ class SqliteFile:
 
 @lru_cache(maxsize=256)
 def upsert_sql(table: str, columns: tuple[str, ...]) -> str:
-    """The statement that inserts a row, or updates the one that has its id."""
+    """The statement that inserts a row, or updates the one that has its id.
+
+    Raises:
+        StoreError: one of the names is none.
+    """
+    for name in (table, *columns):
+        checked_name(name)
     names = ", ".join(f'"{column}"' for column in columns)
     values = ", ".join("?" * len(columns))
     changed = ", ".join(f'"{c}" = excluded."{c}"' for c in columns if c != "id")

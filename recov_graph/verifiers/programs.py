@@ -54,7 +54,8 @@ def python_test(
     user's files and, where the system lets it, the memory and environment of this process, can
     reach the network, fill the disk with many files, escape the kill by starting a session of its
     own, and find the proof of success in the memory of its process. The limits on memory and CPU
-    time are for each process, and absent on Windows. Run hostile code in a container.
+    time are for each process, and absent on Windows; on Linux there may be 2,000 processes more
+    than the user has, unless that is root. Run hostile code in a container.
 
     Args:
         tests: the test code; by default the problem's answer.

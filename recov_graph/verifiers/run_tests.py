@@ -18,8 +18,10 @@ import sys
 import traceback
 import types
 from collections.abc import Callable
+from pathlib import Path
 
 CANDIDATE, TESTS = "<candidate>", "<tests>"
+MORE_TASKS = 2000  # processes and threads, beside those that the user has
 
 
 def main() -> None:
@@ -68,10 +70,31 @@ def limit(cpu: int, memory: int, file: int) -> None:
         resource.RLIMIT_FSIZE: file,
         resource.RLIMIT_CORE: 0,
     }
+    # Counted over all that the user runs, so it leaves room beside that. It stops a fork bomb
+    # before the machine has no number left for a process; root is not bound by it.
+    tasks = most_tasks()
+    if tasks is not None:
+        wanted[resource.RLIMIT_NPROC] = tasks
     for kind, value in wanted.items():
         hard = resource.getrlimit(kind)[1]
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(kind, (value, value))
+
+
+def most_tasks() -> int | None:
+    """Processes and threads that this user may have; None where it is untold how many there are."""
+    here = Path("/proc/self/task").is_dir()
+    tasks = Path("/proc").glob("[0-9]*/task/*") if here else ()
+    own = os.getuid()
+    return sum(owner(task) == own for task in tasks) + MORE_TASKS if here else None
+
+
+def owner(path: Path) -> int | None:
+    """The user that a file is of, None where it is gone."""
+    try:
+        return path.stat().st_uid
+    except OSError:
+        return None
 
 
 def run(code: str, tests: types.CodeType, tests_source: str) -> None:
