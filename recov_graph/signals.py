@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from recov_graph.errors import InvalidInputError
 from recov_graph.rollout import PAD_ID, TopK
+from recov_graph.words import short
 
 FEATURE_VERSION = 1  # raised whenever a definition in signals.py or features.py changes
 
@@ -106,16 +107,17 @@ def token_signals(
     """
     temperature = checked_temperature(temperature)
     if not (isinstance(k_cov, int | np.integer) and k_cov >= 1):
-        raise InvalidInputError(f"k_cov is {k_cov!r}; it must be an integer of at least 1")
+        raise InvalidInputError(f"k_cov is {short(k_cov)}; it must be an integer of at least 1")
     tokens = _taken(taken)
-    s_ids, s_logprobs = _topk("specialist", specialist, len(tokens))
-    a_ids, a_logprobs = _topk("ancestor", ancestor, len(tokens))
+    s_lists = _topk("specialist", specialist, len(tokens))
+    a_lists = _topk("ancestor", ancestor, len(tokens))
     beta = 1.0 / temperature
     list_sums = fastest()
     out = np.empty((6, len(tokens)))
     for start in range(0, len(tokens), CHUNK):
         rows = slice(start, start + CHUNK)
-        lists = s_ids[rows], s_logprobs[rows], a_ids[rows], a_logprobs[rows]
+        # Checked here and not as a whole: what has just been read is still in the cache.
+        lists = (*_usable("specialist", s_lists, rows), *_usable("ancestor", a_lists, rows))
         sums = list_sums(tokens[rows], *lists, beta, k_cov)
         likely = (UNLISTED - sums.s_top.min()) * beta > NEGLIGIBLE
         missing = _missing(lists[0], *lists[2:], k_cov) if likely else None
@@ -132,7 +134,7 @@ def checked_temperature(value: Any) -> float:
     number = isinstance(value, int | float | np.integer | np.floating)
     if not (number and COLDEST <= value <= HOTTEST):
         raise InvalidInputError(
-            f"temperature is {value!r}; it must be a number from {COLDEST:g} to {HOTTEST:g}"
+            f"temperature is {short(value)}; it must be a number from {COLDEST:g} to {HOTTEST:g}"
         )
     return float(value)
 
@@ -340,7 +342,7 @@ def _taken(taken: ArrayLike) -> Ids:
 
 
 def _topk(name: str, value: Any, length: int) -> tuple[Ids, Logprobs]:
-    """Checked (ids, logprobs); unusable places get id -1 and log-probability -inf."""
+    """Lists (ids, logprobs) of the right shape and types."""
     try:
         ids, logprobs = (np.asarray(part) for part in value)
     except (TypeError, ValueError):
@@ -361,6 +363,13 @@ def _topk(name: str, value: Any, length: int) -> tuple[Ids, Logprobs]:
             f"{name} has ids of type {ids.dtype} and logprobs of type {logprobs.dtype}; "
             "they must be integers and floats"
         )
+    return ids, logprobs
+
+
+def _usable(name: str, lists: tuple[Ids, Logprobs], rows: slice) -> tuple[Ids, Logprobs]:
+    """Some rows of lists, checked; unusable places get id -1 and log-probability -inf."""
+    ids: Ids = lists[0][rows]
+    logprobs: Logprobs = lists[1][rows]
     least = ids.min()
     if least < PAD_ID:
         raise InvalidInputError(f"{name} holds id {least}; ids are 0 or above, or -1 for none")
@@ -373,13 +382,13 @@ def _topk(name: str, value: Any, length: int) -> tuple[Ids, Logprobs]:
     if not (logprobs < math.inf).all():
         row, column = np.argwhere(~(logprobs < math.inf))[0]
         raise InvalidInputError(
-            f"{name}.logprobs[{row}, {column}] is {logprobs[row, column]}; "
+            f"{name}.logprobs[{rows.start + row}, {column}] is {logprobs[row, column]}; "
             "log-probabilities must be finite, or -inf for unused places"
         )
     usable = (ids != PAD_ID) & (logprobs > -math.inf)
     logprobs = np.maximum(logprobs, logprobs.dtype.type(LEAST_LOGPROB))
     if not usable.any(axis=1).all():
-        row = int(np.argmin(usable.any(axis=1)))
+        row = rows.start + int(np.argmin(usable.any(axis=1)))
         raise InvalidInputError(
             f"{name} lists no token at position {row}; each position needs at least one id "
             "with a finite log-probability"
