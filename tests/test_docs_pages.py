@@ -9,6 +9,7 @@ import json
 import re
 import shlex
 import sqlite3
+import subprocess
 import sys
 import tomllib
 from importlib.util import find_spec
@@ -128,9 +129,22 @@ def check_console(text, where):
 
 
 def run_recov_graph(words, where):
+    if "--engine" in words:  # Ray speaks to its processes by the machine's own address
+        command = [sys.executable, "-m", "recov_graph.cli", *words]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, f"{where}: {done.stderr}"
+        return done.stdout
     done = CliRunner().invoke(cli, words)
     assert done.exit_code == 0, f"{where}: {done.output}"
     return done.output
+
+
+def check_ray(words, where):
+    command, *options = words
+    ray = Path(sys.executable).with_name("ray")
+    known = subprocess.run([ray, command, "--help"], capture_output=True, text=True).stdout
+    assert {word.partition("=")[0] for word in options} <= set(known.split()), where
+    return ""
 
 
 def check_make(words, where):
@@ -199,6 +213,7 @@ COMMANDS = {
     "pip": check_pip,
     "export": check_export,
     "langgraph": check_langgraph,
+    "ray": check_ray,
 }
 
 
