@@ -30,6 +30,8 @@ from recov_graph.store.learning import (
 from recov_graph.tape import TapeProblem
 from recov_graph.words import short
 
+MOST = 1e9  # of a feature or a count, as in a policy
+
 
 @dataclass(frozen=True)
 class StoredFailures:
@@ -129,6 +131,8 @@ def read_failures(
             features[i] = measured[problem_id]
         if problem_id in told and np.isnan(features[i, 0]):
             rollout[i] = told[problem_id]
+    for numbers in (features, rollout, won, tries, failed_samples):
+        _refuse_absurd(numbers, kept)
     names = sorted({(problem[1], problem[2]) for problem in kept})
     at = {name: i for i, name in enumerate(names)}
     keys: dict[tuple[str, str, str], int] = {}
@@ -277,6 +281,21 @@ def _evidence(
         draw=1.0,
         once=once,
     )
+
+
+def _refuse_absurd(numbers: Floats, problems: Sequence[tuple[Any, ...]]) -> None:
+    """Refuse numbers that nobody measured: a fit to them would say nothing.
+
+    Raises:
+        StoreError: naming the first problem with one.
+    """
+    absurd = np.abs(np.nan_to_num(numbers.reshape(len(problems), -1))) > MOST
+    if absurd.any():
+        problem = problems[int(absurd.any(axis=1).argmax())][0]
+        raise StoreError(
+            f"what is stored of problem {short(problem)} is damaged: a feature or a count is "
+            f"beyond {MOST:.0e}; check the database file"
+        )
 
 
 def _costs(candidates: Sequence[Any]) -> dict[str, int]:

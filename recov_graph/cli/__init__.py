@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from typing import NoReturn
 
 import click
@@ -75,11 +76,17 @@ def main() -> None:
         sys.exit(0)
     except OSError as error:
         _complain(str(error))
+    except Exception:  # a fault of ours; what a traceback quotes may hold terminal escapes
+        click.echo(_printable(traceback.format_exc()), err=True, nl=False)
+        sys.exit(1)
 
 
 def _complain(message: str) -> NoReturn:
     """End with one line; what it quotes may hold terminal escapes."""
     line = " ".join(message.split())
-    shown = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in line)
-    click.echo(f"Error: {shown}", err=True)
+    click.echo(f"Error: {_printable(line)}", err=True)
     sys.exit(2)
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text)

@@ -136,17 +136,17 @@ def _progress() -> Iterator[Callable[[str], None]]:
     if not sys.stderr.isatty():
         yield lambda what: None
         return
-    from rich.console import Console
+    from recov_graph.console import console
 
-    with Console(stderr=True).status("comparing policies") as status:
+    with console(error=True).status("comparing policies") as status:
         yield lambda what: status.update(f"comparing policies: {what}")
 
 
 def _print(figures: Mapping[str, Any]) -> None:
-    from rich.console import Console
+    from recov_graph.console.text import SafeConsole
 
     width = None if sys.stdout.isatty() else WIDTH
-    out = Console(highlight=False, markup=False, emoji=False, width=width, soft_wrap=False)
+    out = SafeConsole(highlight=False, markup=False, emoji=False, width=width, soft_wrap=False)
     for line in _about(figures):
         out.print(line)
     if "shared" in figures:

@@ -6,20 +6,42 @@ import json
 import os
 import re
 import sys
+from collections.abc import Iterable
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
 PIPED = 10_000  # into a pipe nothing is cut: a line is as long as it has to be
 SAFE = re.compile(r"[!-~]+", re.ASCII)
 NOT_STORED = "(not stored)"
 
 
+class SafeConsole(Console):
+    """A console that draws what it is told to, and of texts nothing that a terminal acts on.
+
+    Texts of others are made one printable line by `plain`, where it is known that they are theirs.
+    Whatever else is printed may be theirs as well: who made a store chose every word in it.
+    """
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """As rich does, with escapes in the place of what cannot be printed."""
+        for segment in super().render(renderable, options):
+            text, style, control = segment
+            if control is None and not text.isprintable():
+                text = "".join(c if c.isprintable() or c == "\n" else _escaped(c) for c in text)
+                yield Segment(text, style)
+            else:
+                yield segment
+
+
 def console(*, error: bool = False) -> Console:
     """Where everything is printed; markup in texts of others means nothing."""
     stream = sys.stderr if error else sys.stdout
     width = None if stream.isatty() else PIPED
-    return Console(highlight=False, markup=False, emoji=False, width=width, stderr=error)
+    return SafeConsole(highlight=False, markup=False, emoji=False, width=width, stderr=error)
 
 
 def draws(bare: bool) -> bool:

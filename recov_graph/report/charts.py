@@ -252,7 +252,8 @@ def _curve_tip(curve: Curve, tokens: float, rescued: Estimate) -> list[list[str]
 def calibration_chart(bins: Sequence[Bin], name: str, what: str) -> Chart:
     """Predicted chances against what came of them, with the line on which both are the same."""
     ends = [[b.predicted, b.observed.high or 0, b.observed.value or 0] for b in bins]
-    top = min(1.0, math.ceil(max([0.1, *(max(end) for end in ends)]) * 10) / 10)
+    most = max([0.1, *(min(1.0, max(end)) for end in ends)])
+    top = math.ceil(most * 10) / 10
     values = [
         {**_interval(b.observed), "predicted": b.predicted, "count": b.count, "tip": _bin_tip(b)}
         for b in bins
