@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import sqlite3
 from codecs import BOM_UTF8
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from recov_graph.errors import InvalidInputError, ProblemFileError
-from recov_graph.words import short
+from recov_graph.words import cut, short
 
 
 class Problem(BaseModel):
@@ -73,10 +74,10 @@ def describe(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     place = ".".join(str(part) for part in first["loc"]) or "value"
     if first["type"] == "missing":
-        return f"field {place!r} is missing"
+        return f"field {short(place)} is missing"
     if first["type"] == "extra_forbidden":
-        return f"unknown field {place!r}"
-    return f"field {place!r}: {first['msg']}, got {short(first['input'])}"
+        return f"unknown field {short(place)}"
+    return f"field {short(place)}: {cut(first['msg'], 300)}, got {short(first['input'])}"
 
 
 def as_problem(value: Any) -> Problem:
@@ -175,7 +176,7 @@ class _Seen:
             sql = "SELECT line FROM seen WHERE id = ?"
             ((before,),) = self._ids.execute(sql, (problem_id,)).fetchall()
             raise ProblemFileError(
-                f"{self._path}:{line}: id {problem_id!r} was already used on line {before}; "
+                f"{self._path}:{line}: id {short(problem_id)} was already used on line {before}; "
                 "give every line an id of its own (without one it comes from the prompt)"
             ) from None
 
@@ -198,12 +199,19 @@ def _utf8(raw: bytes) -> str:
 
 
 def strict_json(text: str) -> Any:
-    """The value of a JSON text; unlike Python's reader it refuses NaN and Infinity.
+    """The value of a JSON text; unlike Python's reader it refuses NaN and infinite numbers.
 
     Raises:
-        ValueError: the text is not JSON.
+        ValueError: the text is not JSON, or a number in it is too large.
     """
-    return json.loads(text, parse_constant=_refuse)
+    return json.loads(text, parse_constant=_refuse, parse_float=_finite)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):  # 1e999 is JSON, and what is made of it is not
+        raise ValueError(f"{cut(text)} is beyond the largest number")
+    return number
 
 
 def _refuse(constant: str) -> Any:

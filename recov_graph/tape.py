@@ -29,7 +29,7 @@ from recov_graph.store import TraceStore
 from recov_graph.store.learning import tape_attempts, tape_problems
 from recov_graph.store.location import is_server, shown
 from recov_graph.store.traces import Row
-from recov_graph.words import short
+from recov_graph.words import cut, listed, short
 
 FORMAT = 1
 LEAST_ATTEMPTS = 2  # a tape is read in halves
@@ -229,9 +229,13 @@ def _check_header(data: Any) -> None:
 def _check_operators(first: TapeProblem, problem: TapeProblem) -> None:
     if set(first.attempts) != set(problem.attempts):
         raise ValueError(
-            f"problem {short(problem.id)} has attempts of {', '.join(problem.attempts)}; the first "
-            f"problem has {', '.join(first.attempts)}. Every problem needs the same operators"
+            f"problem {short(problem.id)} has attempts of {_names(problem)}; the first problem has "
+            f"{_names(first)}. Every problem needs the same operators"
         )
+
+
+def _names(problem: TapeProblem) -> str:
+    return cut(listed([cut(name) for name in problem.attempts], 12), 400)
 
 
 def _problem(data: Any) -> TapeProblem:

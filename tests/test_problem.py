@@ -350,6 +350,14 @@ def test_numbers_that_are_not_json_are_refused(path: Path, number: str) -> None:
     assert "not JSON" in refusal(path, f'{{"prompt": "x", "answer": {number}}}')
 
 
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "1" + "0" * 309 + ".5"])
+def test_numbers_beyond_the_largest_are_refused(path: Path, number: str) -> None:
+    message = refusal(path, f'{{"prompt": "x", "answer": [{number}]}}')
+    assert "beyond the largest number" in message
+    assert len(message) < 500
+    assert read(path, '{"prompt": "x", "answer": [1e308, 1e-999]}')[0].answer == [1e308, 0.0]
+
+
 @pytest.mark.parametrize("field", ["id", "task"])
 def test_half_a_character_is_refused_in_names(path: Path, field: str) -> None:
     assert field in refusal(path, f'{{"prompt": "x", "{field}": "\\ud800"}}')
