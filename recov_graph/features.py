@@ -12,6 +12,7 @@ import numpy as np
 
 from recov_graph.errors import InvalidInputError
 from recov_graph.signals import TokenSignals
+from recov_graph.words import short
 
 WINDOW = 8
 POSITIVE = 1e-9  # demotion pressure at or under this counts as none
@@ -62,7 +63,7 @@ def trace_features(signals: TokenSignals, window: int = WINDOW) -> TraceFeatures
             "both must be [L] with L at least 1"
         )
     if not (isinstance(window, int | np.integer) and window >= 0):
-        raise InvalidInputError(f"window is {window!r}; it must be an integer of at least 0")
+        raise InvalidInputError(f"window is {short(window)}; it must be an integer of at least 0")
     if not (np.isfinite(j).all() and np.isfinite(variance).all()):
         raise InvalidInputError("signals hold NaN or infinite values; they must be finite")
     j = np.where(j > POSITIVE, j, 0.0)  # rounding noise has no junction

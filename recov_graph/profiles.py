@@ -242,7 +242,8 @@ def _rate(operator: str, text: str) -> float:
 
 
 def _number(text: str) -> float | None:
-    return float(text) if _NUMBER.fullmatch(text.strip()) else None
+    text = text.strip()  # which strips more than Python's own reader of numbers does
+    return float(text) if _NUMBER.fullmatch(text) else None
 
 
 def _count(text: str) -> int:

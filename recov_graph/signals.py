@@ -34,6 +34,7 @@ COVERAGE_FLOOR = 1e-8
 COLDEST, HOTTEST = 1e-3, 1e6  # temperatures outside lose all precision
 NEGLIGIBLE = -60.0  # log-probabilities below cannot move a coverage, which has a floor of 1e-8
 LEAST_LOGPROB = -1e6  # a listed token is never taken to be less likely than this
+MOST_LOGPROB = 1e4  # logits do for log-probabilities; what lies above is neither
 CHUNK = 4096  # tokens handled at a time: few calls of numpy, arrays that stay in the cache
 
 Floats = NDArray[np.float64]
@@ -377,13 +378,13 @@ def _usable(name: str, lists: tuple[Ids, Logprobs], rows: slice) -> tuple[Ids, L
         ids = ids.astype(np.int64)
     if logprobs.dtype.kind != "f":
         logprobs = logprobs.astype(np.float64)
-    if least > PAD_ID and logprobs.min() >= LEAST_LOGPROB and logprobs.max() < math.inf:
+    if least > PAD_ID and logprobs.min() >= LEAST_LOGPROB and logprobs.max() <= MOST_LOGPROB:
         return ids, logprobs  # every place is used; NaN would have failed the comparisons
-    if not (logprobs < math.inf).all():
-        row, column = np.argwhere(~(logprobs < math.inf))[0]
+    if not (logprobs <= MOST_LOGPROB).all():
+        row, column = np.argwhere(~(logprobs <= MOST_LOGPROB))[0]
         raise InvalidInputError(
             f"{name}.logprobs[{rows.start + row}, {column}] is {logprobs[row, column]}; "
-            "log-probabilities must be finite, or -inf for unused places"
+            f"log-probabilities must be finite, at most {MOST_LOGPROB:g}, or -inf for unused places"
         )
     usable = (ids != PAD_ID) & (logprobs > -math.inf)
     logprobs = np.maximum(logprobs, logprobs.dtype.type(LEAST_LOGPROB))

@@ -284,6 +284,11 @@ def test_a_bad_header_is_refused(path: Path, header: str, fragments: list[str]) 
     assert [fragment for fragment in fragments if fragment not in message] == [], message
 
 
+@pytest.mark.parametrize("number", ["\x1c0.5", "0.5\x1f", "\x1e.5", "\u2028.5", " 0.5\x1d "])
+def test_separators_around_a_number_are_blanks(path: Path, number: str) -> None:
+    assert read(path, lines(HEADER, ROW.replace("0.25", number)))[0].rates["retry"] == 0.5
+
+
 def test_a_cell_needs_a_bar(path: Path) -> None:
     message = refusal(path, lines("cell,problem_id,retry,dense", "m|t,p,0,1", "mt,p,0,1"))
     assert message.startswith("3: cell is 'mt'; it must be model|task")

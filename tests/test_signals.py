@@ -436,6 +436,7 @@ def with_logprob(value: float) -> TopK:
         ({"ancestor": ([[5, -2]], ONE.logprobs)}, ["ancestor holds id -2", "-1 for none"]),
         ({"specialist": with_logprob(math.nan)}, ["specialist.logprobs[0, 1] is nan", "finite"]),
         ({"ancestor": with_logprob(math.inf)}, ["ancestor.logprobs[0, 1] is inf", "finite"]),
+        ({"ancestor": with_logprob(1e308)}, ["ancestor.logprobs[0, 1] is 1e+308", "at most 10000"]),
         ({"specialist": ([[-1, -1]], ONE.logprobs)}, ["no token at position 0", "at least one id"]),
         (
             {"specialist": (ONE.ids, np.full((1, 2), -np.inf))},
