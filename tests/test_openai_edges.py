@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,11 +18,12 @@ from langgraph.types import interrupt
 
 from recov_graph import Budget, create_recovery_graph
 from recov_graph.budget import MeteredModel
-from recov_graph.errors import ModelAccessError, ModelError
+from recov_graph.errors import ModelAccessError, ModelError, ModelReplyError, NotScorableError
 from recov_graph.interventions import DenseSteer, Failure, LocalTemp
 from recov_graph.models import OpenAIModel
 from recov_graph.models.embedded import EmbeddedPair, bundled_problems
 from recov_graph.models.openai import Access
+from recov_graph.models.openai.replies import named_ids, prompt_lists, top_k
 from recov_graph.routing import Candidate, Decision, Evidence
 from recov_graph.store import TraceStore
 from recov_graph.store.learning import stored_decisions, stored_outcomes
@@ -347,3 +349,40 @@ def test_the_meter_knows_every_end(servers):
     model.sample(PROBLEMS[0].prompt, temperature=0.0)
     metered = MeteredModel(model, Budget(), "p", {})
     assert set(metered.end_tokens) == {EmbeddedPair().end_token}
+
+
+# Replies that were found by fuzzing
+
+
+def test_whole_numbers_too_large_for_a_log_probability_are_refused():
+    huge = 10**400
+    with pytest.raises(NotScorableError, match="a prompt_logprobs entry is"):
+        prompt_lists({"prompt_logprobs": [None, {"5": {"logprob": huge}}]}, [5], 2)
+    with pytest.raises(ModelReplyError, match="a list of log-probabilities is"):
+        named_ids({"token_id:5": huge})
+
+
+@pytest.mark.parametrize("told", [{"1": -1}, "ab", [None, 10**400], 7, None])
+def test_log_probabilities_of_echoed_tokens_that_are_no_list_are_refused(told):
+    logprobs = {
+        "tokens": ["x", "y"],
+        "top_logprobs": [None, {"z": -1}],
+        "token_logprobs": [None, -1],
+    }
+    replies = [
+        {"choices": [{"text": "y", "logprobs": {"tokens": ["y"], "top_logprobs": [{"y": -1}]}}]},
+        {"choices": [{"text": "", "logprobs": {**logprobs, "token_logprobs": told}}]},
+    ]
+    with answering(lambda path, body: (200, replies.pop(0))) as (address, _):
+        chat = ChatOpenAI(model="m", base_url=address, api_key="key", max_retries=0)
+        model = OpenAIModel(chat, access=Access(way="text", scored=20))
+        (rollout,) = model.sample("x").rollouts
+        with pytest.raises(NotScorableError, match="are missing at token 1"):
+            model.score("x", [rollout.token_ids], role="specialist")
+
+
+def test_a_log_probability_that_float32_cannot_hold_is_refused_without_a_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(NotScorableError, match="must be finite and at most 0"):
+            top_k([{5: -1e300}])

@@ -12,6 +12,7 @@ from langchain_core.messages import HumanMessage
 from recov_graph.errors import InvalidInputError, ModelAccessError, ModelError
 from recov_graph.models.openai.endpoint import Endpoint, Request, Work
 from recov_graph.models.openai.replies import choices, decoded, ids_of, sampled_lists
+from recov_graph.words import short
 
 MOST_CALLS = 5
 MOST = 20  # log-probabilities that OpenAI's own API allows, and that the features need
@@ -51,12 +52,14 @@ class Access:
     def __post_init__(self) -> None:
         if self.way not in get_args(Way):
             raise InvalidInputError(
-                f"way is {self.way!r}; it must be one of {', '.join(get_args(Way))}"
+                f"way is {short(self.way)}; it must be one of {', '.join(get_args(Way))}"
             )
         for name in ("logprobs", "scored"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-                raise InvalidInputError(f"{name} is {value!r}; it must be a whole number from 0")
+                raise InvalidInputError(
+                    f"{name} is {short(value)}; it must be a whole number from 0"
+                )
 
     def as_data(self) -> dict[str, Any]:
         """As JSON."""
@@ -77,7 +80,7 @@ def tokenizers_differ(one: Access, other: Access) -> str | None:
     for token, text in one.vocabulary.items():
         theirs = other.vocabulary.get(token, text)
         if theirs != text:
-            return f"token {token} is {text!r} for one and {theirs!r} for the other"
+            return f"token {token} is {short(text)} for one and {short(theirs)} for the other"
     return None
 
 

@@ -113,7 +113,7 @@ def prompt_lists(
     for token, entry in zip(tokens, entries[len(entries) - len(tokens) :], strict=True):
         try:
             found = {int(name): float(value["logprob"]) for name, value in entry.items()}
-        except (AttributeError, TypeError, KeyError, ValueError):
+        except (AttributeError, TypeError, KeyError, ValueError, OverflowError):
             raise NotScorableError(f"a prompt_logprobs entry is {short(entry)}") from None
         if int(token) not in found:
             raise NotScorableError(
@@ -163,7 +163,7 @@ def named_ids(entry: Mapping[str, Any] | None) -> Listed:
     try:
         assert isinstance(entry, Mapping)
         return {int(name.removeprefix(ID_PREFIX)): float(p) for name, p in entry.items()}
-    except (AssertionError, ValueError, TypeError, AttributeError):
+    except (AssertionError, ValueError, TypeError, AttributeError, OverflowError):
         raise ModelReplyError(f"a list of log-probabilities is {short(entry)}") from None
 
 
@@ -180,7 +180,8 @@ def top_k(lists: Sequence[Listed]) -> TopK:
         if not found or min(found) < 0 or max(found) >= MOST_ID:
             raise NotScorableError(f"the server gave log-probabilities of {short(list(found))}")
         ids[row, : len(found)] = list(found)
-        logprobs[row, : len(found)] = list(found.values())
+        with np.errstate(over="ignore"):  # what is infinite then is refused below
+            logprobs[row, : len(found)] = list(found.values())
     used = ids != PAD_ID
     values = logprobs[used]
     if not used.any(axis=1).all() or not (np.isfinite(values) & (values <= ROUNDING)).all():

@@ -173,7 +173,7 @@ class TextWire(Wire):
             try:
                 texts = {str(text): float(p) for text, p in lists[place].items()}
                 texts.setdefault(tokens[place], float(told[place]))
-            except (AttributeError, TypeError, ValueError, IndexError):
+            except (AttributeError, TypeError, ValueError, LookupError, OverflowError):
                 raise NotScorableError(
                     f"log-probabilities are missing at token {place} of the echoed text"
                 ) from None
