@@ -24,6 +24,7 @@ from recov_graph.models.base import (
     pieces_of,
 )
 from recov_graph.rollout import FinishReason, TopK, Usage
+from recov_graph.words import short
 
 MOST = 2**53  # beyond it a number is no budget, and a column of the store overflows
 Result = TypeVar("Result", Generation, Scores)
@@ -57,7 +58,9 @@ class Budget:
             if not (number and whole and 0 < value < MOST):
                 kind = "number" if name == "max_seconds" else "whole number"
                 most = f" and below {MOST:.0e}" if number and MOST <= value < math.inf else ""
-                raise InvalidInputError(f"{name} is {value!r}; it must be a {kind} above 0{most}")
+                raise InvalidInputError(
+                    f"{name} is {short(value)}; it must be a {kind} above 0{most}"
+                )
 
     def tokens_left(self, spent: Usage) -> float:
         """Tokens that may still be spent; infinite without a limit."""
@@ -118,16 +121,16 @@ class Ledger:
         return f"{self._problem_id}/call{self._first + len(self.calls)}"
 
     def enter(self, call_id: str, purpose: str, usage: Usage, started: float) -> None:
-        """Enter a call, or the new state of one that goes on."""
-        before = self.calls.get(call_id)
+        """Enter a call, or the new state of one that goes on; nothing spent is ever given back."""
+        before = Usage.from_dict(self.calls.get(call_id, {}))
         usage = Usage(
-            usage.prompt_tokens,
-            usage.completion_tokens,
-            usage.scored_tokens,
+            max(before.prompt_tokens, usage.prompt_tokens),
+            max(before.completion_tokens, usage.completion_tokens),
+            max(before.scored_tokens, usage.scored_tokens),
             time.monotonic() - started,
         )
         self.calls[call_id] = {"id": call_id, "purpose": purpose, **usage.as_dict()}
-        self.spent = self.spent - Usage.from_dict(before or {}) + usage
+        self.spent = self.spent - before + usage
 
     def restore(self, calls: Mapping[str, Mapping[str, Any]]) -> None:
         """Enter calls that were made before and never reached the ledger."""

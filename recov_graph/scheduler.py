@@ -22,6 +22,7 @@ from recov_graph.errors import InvalidInputError
 from recov_graph.graph import CompiledGraph, Graph
 from recov_graph.problem import Problem
 from recov_graph.state import RecoveryState
+from recov_graph.words import short
 
 # What a problem stops before: what a decision is told differs from what a call may spend.
 STOPS = ("classify", "intervene")
@@ -49,12 +50,12 @@ class Pool:
             whole = isinstance(value, int) and not isinstance(value, bool)
             if value is not None and not (whole and value > 0):
                 raise InvalidInputError(
-                    f"{name} is {value!r}; it must be a whole number above 0, or None"
+                    f"{name} is {short(value)}; it must be a whole number above 0, or None"
                 )
         worth = self.least_worth
         number = isinstance(worth, int | float) and not isinstance(worth, bool)
         if not (number and 0 <= worth < float("inf")):
-            raise InvalidInputError(f"least_worth is {self.least_worth!r}; it must be 0 or more")
+            raise InvalidInputError(f"least_worth is {short(worth)}; it must be 0 or more")
 
 
 @dataclass(slots=True)

@@ -56,6 +56,25 @@ def test_a_wrong_limit_is_named_with_what_is_legal(limits: dict[str, Any], messa
     assert str(caught.value) == message
 
 
+def test_a_wrong_limit_is_not_repeated_at_length() -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        Budget(max_tokens=[1] * 10_000)  # type: ignore[arg-type]
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("claimed", [Usage(-500, -500, -500), Usage(5, -(10**30), 0)])
+def test_a_model_that_claims_to_give_tokens_back_gives_none(scripted: Any, claimed: Usage) -> None:
+    model = scripted(last="abc")
+    meter = metered(model, max_tokens=30)
+    meter.sample("xy", temperature=1.0, max_tokens=4, seed=0)
+    spent = meter.spent.tokens
+    honest = model.sample
+    model.sample = lambda *given, **how: honest(*given, **how)._replace(usage=claimed)
+    meter.sample("xy", temperature=1.0, max_tokens=4, seed=0)
+    assert meter.spent.tokens == spent + max(0, claimed.prompt_tokens)
+    assert all(tokens(call) >= 0 for call in meter.calls.values())
+
+
 def test_limits_that_are_not_given_do_not_limit() -> None:
     spent = Usage(10**9, 10**9, 10**9, 10.0**9)
     assert Budget().reached(spent) is None
