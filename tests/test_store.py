@@ -680,6 +680,12 @@ def test_objects_hidden_in_an_array_are_never_loaded() -> None:
         unpack(zlib.compress(buffer.getvalue()))
 
 
+def test_a_header_that_is_no_python_is_an_error_of_the_store() -> None:
+    raw = zlib.decompress(pack(np.zeros(5)))
+    with pytest.raises(StoreError, match="damaged"):
+        unpack(zlib.compress(raw.replace(b"False, ", b"False,)")))
+
+
 # What never reaches the disk
 
 MARKS = {
