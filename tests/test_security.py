@@ -1336,6 +1336,18 @@ def test_workers_of_a_cluster_keep_no_text_either(tmp_path: Path) -> None:
     assert found_in(folder) == set()
 
 
+# What SECURITY.md says ----------------------------------------------------------------------------
+
+
+def test_every_test_that_security_md_names_is_here() -> None:
+    told = (PACKAGE.parent / "SECURITY.md").read_text(encoding="utf-8")
+    names = set(re.findall(r"`(test_\w+)`", told))
+    here = {name for name in globals() if name.startswith("test_")}
+    assert len(names) > 25
+    assert names <= here
+    assert "@" not in re.sub(r"`[^`]*`", "", told)  # no address that nobody reads
+
+
 # Code that a model wrote --------------------------------------------------------------------------
 
 
