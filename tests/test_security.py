@@ -267,6 +267,14 @@ def stored_by_somebody(path: Path) -> Path:
                 key=f"p{i}",
                 features=(0.1 * i, 1.0, -1.0),
             )
+        signals = pack(np.zeros((6, 3), np.float32))
+        store.write(
+            token_arrays=[
+                {"id": f"run1-{i:05d}/{n}", "length": 3, "signals": signals}
+                for i in range(6)
+                for n in range(4)
+            ]
+        )
     return path
 
 
