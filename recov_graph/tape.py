@@ -221,8 +221,9 @@ def _check_header(data: Any) -> None:
     header = _Header.model_validate(data)
     if (header.recov_graph_tape, header.feature_version) != (FORMAT, FEATURE_VERSION):
         raise ValueError(
-            f"format {header.recov_graph_tape} with feature version {header.feature_version} "
-            f"is not what is read here, {FORMAT} with {FEATURE_VERSION}; record it anew"
+            f"format {short(header.recov_graph_tape)} with feature version "
+            f"{short(header.feature_version)} is not what is read here, {FORMAT} with "
+            f"{FEATURE_VERSION}; record it anew"
         )
 
 

@@ -52,6 +52,14 @@ FOUND = (
         + b'\n{"choices": [{}], "prompt_token_ids": [1, 4, 0], "prompt_logprobs": '
         + b'[null, {"4": {"logprob": %s}}, {"0": {"logprob": -1}}]}' % (b"9" * 400),
     ),
+    ("tapes", b'{"recov_graph_tape": 1, "feature_version": %s, "source": "x"}' % (b"9" * 4000)),
+    (
+        "replies",
+        lines({"access": {"way": "messages", "scored": 20, "vocabulary": {"4": "4"}}})
+        + b'\n{"choices": [{"message": {"content": "4"}, "token_ids": [4, 0]}]}'
+        + b'\n{"choices": [{}], "prompt_token_ids": [1, 4, 0], "prompt_logprobs": '
+        + '[null, {"²": {"decoded_token": "x"}}]}'.encode(),
+    ),
     ("addresses", lines({"user": "me", "before": "a@b/", "after": "?c", "place": "h/d?x=1"})),
     ("addresses", lines({"query": 1, "place": "/db", "before": "x%20&", "after": "y"})),
 )

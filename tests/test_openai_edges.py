@@ -23,7 +23,7 @@ from recov_graph.interventions import DenseSteer, Failure, LocalTemp
 from recov_graph.models import OpenAIModel
 from recov_graph.models.embedded import EmbeddedPair, bundled_problems
 from recov_graph.models.openai import Access
-from recov_graph.models.openai.replies import named_ids, prompt_lists, top_k
+from recov_graph.models.openai.replies import decoded, named_ids, prompt_lists, top_k
 from recov_graph.routing import Candidate, Decision, Evidence
 from recov_graph.store import TraceStore
 from recov_graph.store.learning import stored_decisions, stored_outcomes
@@ -360,6 +360,12 @@ def test_whole_numbers_too_large_for_a_log_probability_are_refused():
         prompt_lists({"prompt_logprobs": [None, {"5": {"logprob": huge}}]}, [5], 2)
     with pytest.raises(ModelReplyError, match="a list of log-probabilities is"):
         named_ids({"token_id:5": huge})
+
+
+@pytest.mark.parametrize("name", ["²", "٣", "9" * 5000, "-1", "", "x"])
+def test_texts_of_what_is_no_token_are_passed_over(name):
+    told = {name: {"decoded_token": "a"}, "7": {"decoded_token": "b"}}
+    assert decoded({"prompt_logprobs": [None, told]}) == {7: "b"}
 
 
 @pytest.mark.parametrize("told", [{"1": -1}, "ab", [None, 10**400], 7, None])

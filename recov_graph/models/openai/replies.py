@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ ID_PREFIX = "token_id:"  # how vLLM writes a token where it is asked for ids
 ROUNDING = 1e-3  # a log-probability this far above 0 is a rounded 0
 MOST_TOKENS = 2**31  # beyond it a count is no count
 MOST_ID = 2**31
+TOKEN = re.compile("[0-9]{1,10}")  # what is a digit elsewhere is no number to Python
 
 
 Listed = Mapping[int, float]  # token to log-probability at one position
@@ -131,7 +133,7 @@ def decoded(choice: Mapping[str, Any]) -> dict[int, str]:
         if isinstance(entry, Mapping):
             for name, value in entry.items():
                 text = value.get("decoded_token") if isinstance(value, Mapping) else None
-                if isinstance(text, str) and str(name).isdigit():
+                if isinstance(text, str) and TOKEN.fullmatch(str(name)):
                     texts[int(name)] = text
     return texts
 
