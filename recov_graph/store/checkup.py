@@ -22,6 +22,7 @@ from recov_graph.store.blobs import unpack
 from recov_graph.store.guard import harden, refuse_other_objects, triggers
 from recov_graph.store.location import is_server, shown
 from recov_graph.store.migrations import migrations
+from recov_graph.store.rules import RULES
 from recov_graph.store.sqlite import read_only_uri
 from recov_graph.store.traces import TraceStore
 from recov_graph.words import count, listed
@@ -31,25 +32,8 @@ Status = Literal["ok", "note", "wrong"]
 LEAST_FREE = 100 << 20  # bytes of the disk
 ARRAYS = 2_000  # token arrays that are looked into
 RUNS = 20
-# What rows have to agree on, with the problems that do not.
-RULES = {
-    "ended problems whose attempts are not all there": (
-        "SELECT id FROM outcomes WHERE attempts <> "
-        "(SELECT count(*) FROM rollouts WHERE problem_id = outcomes.id)"
-        " AND id IN (SELECT problems.id FROM problems JOIN runs ON runs.id = run_id"
-        " WHERE kind NOT IN ('record', 'import'))"
-    ),
-    "attempts of ended problems without a verdict": (
-        "SELECT rollouts.id FROM rollouts JOIN outcomes ON outcomes.id = problem_id "
-        "WHERE rollouts.id NOT IN (SELECT id FROM verdicts)"
-    ),
-    "ended problems whose calls do not add up to what they cost": (
-        "SELECT outcomes.id FROM outcomes JOIN "
-        "(SELECT problem_id, sum(prompt_tokens) AS p, sum(completion_tokens) AS c, "
-        "sum(scored_tokens) AS s FROM calls GROUP BY problem_id) AS spent "
-        "ON spent.problem_id = outcomes.id "
-        "WHERE (prompt_tokens, completion_tokens, scored_tokens) <> (p, c, s)"
-    ),
+# What rows have to agree on beside `RULES`, with those that do not.
+BESIDE = {
     "problems that are in one run twice": (
         "SELECT key FROM problems JOIN runs ON runs.id = run_id "
         "WHERE kind IN ('run', 'demo') GROUP BY run_id, key HAVING count(*) > 1"
@@ -252,14 +236,14 @@ def _references(file: sqlite3.Connection, checkup: Checkup) -> None:
 
 def _rows(ask: Ask, checkup: Checkup) -> None:
     wrong = 0
-    for name, sql in RULES.items():
+    for name, sql in {**RULES, **BESIDE}.items():
         names = [str(row[0]) for row in ask(f"{sql} LIMIT 1000")]
         if names:
             wrong += 1
             says = f"{len(names)} {name}: {listed(names, 3)}"
             checkup.note("rows", "wrong", says, _salvage(checkup.address))
     if not wrong:
-        checkup.note("rows", "ok", "attempts, verdicts, calls and outcomes agree")
+        checkup.note("rows", "ok", "attempts, verdicts, decisions, calls and outcomes agree")
     _arrays(ask, checkup)
 
 

@@ -1,7 +1,7 @@
 """What can still be read of a damaged SQLite file: whole problems, in a new file.
 
 SQLite has no checksums: it notices a page that makes no sense, not a letter that was changed. So a
-problem is taken only where its rows agree with one another, down to the tokens of its calls.
+problem is taken only where its rows agree with one another, as `RULES` has it.
 """
 
 from __future__ import annotations
@@ -16,25 +16,19 @@ from typing import Any
 from recov_graph.errors import StoreError
 from recov_graph.store.belonging import BELONGING
 from recov_graph.store.guard import harden, refuse_other_objects
+from recov_graph.store.rules import RULES
 from recov_graph.store.sqlite import SqliteFile, read_only_uri, upsert_sql
 
 HIGHEST = 1 << 40  # where the last row cannot be told
 MOST_FAILURES = 20_000  # of reads around damage, for each table
 TABLES = ("settings", "runs", *BELONGING)
-# Ended problems whose rows do not add up, and those of a run that were under way.
-_SPENT = "sum(prompt_tokens), sum(completion_tokens), sum(scored_tokens)"
+# Problems of a run that is gone, those that had not ended, and those that an attempt is missing of.
 _ITS = "FROM rollouts WHERE problem_id = problems.id"
 DOUBTFUL = f"""
     SELECT id FROM problems WHERE run_id NOT IN (SELECT id FROM runs)
     OR EXISTS (SELECT 1 {_ITS} AND operator <> 'sample'
       AND id NOT IN (
         SELECT id FROM interventions WHERE decision_id IN (SELECT id FROM decisions)))
-    OR EXISTS (SELECT 1 {_ITS} AND id NOT IN (SELECT id FROM verdicts))
-    OR EXISTS (SELECT 1 FROM outcomes WHERE outcomes.id = problems.id AND (
-      attempts <> (SELECT count(*) {_ITS})
-      OR (best_rollout IS NOT NULL AND best_rollout NOT IN (SELECT id {_ITS}))
-      OR (prompt_tokens, completion_tokens, scored_tokens) <>
-        (SELECT {_SPENT} FROM calls WHERE problem_id = problems.id)))
     OR (id NOT IN (SELECT id FROM outcomes)
       AND run_id IN (SELECT id FROM runs WHERE kind NOT IN ('record', 'import')))"""
 ORPHANS = {
@@ -148,7 +142,7 @@ def _readable(
 
 
 def _drop_what_is_not_whole(target: sqlite3.Connection, done: Salvaged) -> None:
-    doubtful = target.execute(DOUBTFUL).fetchall()
+    doubtful = {row for sql in (DOUBTFUL, *RULES.values()) for row in target.execute(sql)}
     done.dropped = len(doubtful)
     for (name,) in doubtful:
         target.execute("DELETE FROM problems WHERE id = ?", [name])
