@@ -61,6 +61,7 @@ FOUND = (
         + '[null, {"²": {"decoded_token": "x"}}]}'.encode(),
     ),
     ("addresses", lines({"user": "me", "before": "a@b/", "after": "?c", "place": "h/d?x=1"})),
+    ("addresses", lines({"query": 1, "place": "a:?b@c&", "before": "x%2&"})),
     ("addresses", lines({"query": 1, "place": "/db", "before": "x%20&", "after": "y"})),
 )
 

@@ -31,11 +31,15 @@ def shown(address: Address) -> str:
     scheme, _, rest = text.partition("://")
     user, at, place = _divided(rest)
     name, colon, _ = user.partition(":")
-    where, mark, query = place.partition("?")
+    # Where a password that has a "?" in it ends among the parameters, more of them may follow.
+    begins = re.search("[?&]" if "?" in user else "[?]", place)
+    where, query = place, ""
+    if begins is not None:
+        where, query = place[: begins.end()], place[begins.end() :]
     # What is no parameter may be the rest of a password that had a "&" in it.
     parts = [one if "=" in one or not one else "***" for one in query.split("&")]
     kept = "&".join(_without_secret(one) for one in parts)
-    return f"{scheme}://{name}{colon and ':***'}{at}{where}{mark}{kept}"
+    return f"{scheme}://{name}{colon and ':***'}{at}{where}{kept}"
 
 
 def without_password(url: str | None) -> str | None:
