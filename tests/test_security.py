@@ -42,7 +42,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from recov_graph.agents import RecoveryMiddleware, Restart
 from recov_graph.budget import Budget
-from recov_graph.errors import InvalidInputError, StoreError
+from recov_graph.errors import InvalidInputError, PolicyError, StoreError
 from recov_graph.exporting import export
 from recov_graph.graph import create_recovery_graph
 from recov_graph.interventions import Escalate, registered
@@ -52,7 +52,7 @@ from recov_graph.models.embedded import EmbeddedPair
 from recov_graph.models.openai import OpenAIModel
 from recov_graph.problem import Problem
 from recov_graph.record import Settings, record
-from recov_graph.routing import default_policy
+from recov_graph.routing import default_policy, load_policy
 from recov_graph.seeds import call_seed
 from recov_graph.store import TraceStore, blobs
 from recov_graph.store.blobs import pack
@@ -301,6 +301,7 @@ SPOILT: dict[str, tuple[tuple[str, ...], Any]] = {
     "times": (TIMES, "\x1b[2J\x9b31;5;77m9999"),
     "JSON that is none": (JSON, "{\x1b[2J"),
     "JSON without end": (JSON, NESTED),
+    "answers that are no JSON": (("answer",), "{\x1b[2J"),
     "JSON of another kind": (JSON, '{"operator": ["\\u001b[2J"], "position": 1e999}'),
     "large numbers": (COUNTS, 2**62),
     "numbers below": (COUNTS, -(2**62)),
@@ -787,6 +788,14 @@ HOSTILE_POLICIES: dict[str, dict[str, Any]] = {
         "cells": {"\x1b[2J|\x9b31m": default_policy().model_dump()["population"]}
     },
 }
+
+
+@pytest.mark.parametrize(
+    "what", [what for what in HOSTILE_POLICIES if what.startswith(("a huge", "huge"))]
+)
+def test_a_number_that_overflows_is_refused(tmp_path: Path, what: str) -> None:
+    with pytest.raises(PolicyError, match="at most|less than|1e12|exceed"):
+        load_policy(written(tmp_path, **HOSTILE_POLICIES[what]))
 
 
 @pytest.mark.parametrize("how", ["shown", pytest.param("run", marks=pytest.mark.slow)])
