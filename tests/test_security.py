@@ -794,7 +794,7 @@ HOSTILE_POLICIES: dict[str, dict[str, Any]] = {
     "what", [what for what in HOSTILE_POLICIES if what.startswith(("a huge", "huge"))]
 )
 def test_a_number_that_overflows_is_refused(tmp_path: Path, what: str) -> None:
-    with pytest.raises(PolicyError, match="at most|less than|1e12|exceed"):
+    with pytest.raises(PolicyError, match=r"at most|less than|1e12|exceed"):
         load_policy(written(tmp_path, **HOSTILE_POLICIES[what]))
 
 
