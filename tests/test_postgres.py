@@ -682,6 +682,8 @@ def test_what_cannot_be_reached_is_said_in_one_line(
         ("postgres://me:secret@host/db?user=a@b", "postgres://me:***@host/db?user=a@b"),
         ("postgresql:///db?password=x&secret&y=1", "postgresql:///db?password=***&***&y=1"),
         ("postgres://h/d?a@b=1&password=secret", "postgres://h/d?a@b=1&password=***"),
+        ("postgres:///d?b&password=secret:@h", "postgres:///d?***&password=***"),
+        ("postgres://h/d?password=x&se@cret", "postgres://h/d?password=***&***"),
         ("postgres://me:x?a@b/d&password=secret", "postgres://me:***@b/d&password=***"),
         ("postgres:///db?passw%6frd=secret", "postgres:///db?passw%6frd=***"),
         ("postgresql://host/db", "postgresql://host/db"),

@@ -30,7 +30,10 @@ def shown(address: Address) -> str:
         return text
     scheme, _, rest = text.partition("://")
     user, at, place = _divided(rest)
-    name, colon, _ = user.partition(":")
+    name = re.split("[:?&]", user)[0]  # of which none but ":" is in one that is well formed
+    hidden = ":***" if name != user else ""
+    if PASSWORD.search(unquote("".join(user.partition("?")[1:])).lower()):
+        return f"{scheme}://{name}{hidden}"  # nobody can tell where that one ends
     # Where a password that has a "?" in it ends among the parameters, more of them may follow.
     begins = re.search("[?&]" if "?" in user else "[?]", place)
     where, query = place, ""
@@ -39,7 +42,7 @@ def shown(address: Address) -> str:
     # What is no parameter may be the rest of a password that had a "&" in it.
     parts = [one if "=" in one or not one else "***" for one in query.split("&")]
     kept = "&".join(_without_secret(one) for one in parts)
-    return f"{scheme}://{name}{colon and ':***'}{at}{where}{kept}"
+    return f"{scheme}://{name}{hidden}{at}{where}{kept}"
 
 
 def without_password(url: str | None) -> str | None:
