@@ -241,6 +241,8 @@ def test_without_texts_what_is_half_done_begins_anew(store_text: Any, tmp_path: 
         path = tmp_path / f"{number}.db"
         with pytest.raises(Died):
             session(path, Counted(), spec, die_after=number)
+        with TraceStore(path) as store:  # whose rows are token ids: text in another guise
+            assert store.rows("SELECT count(*) FROM underway") == [(0,)]
         assert figures(session(path, Counted(), spec, resume=True)) == figures(expected)
         with TraceStore(path) as store:
             assert store.rows("SELECT count(*) FROM problems") == [(len(CHOSEN),)]
