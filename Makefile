@@ -21,7 +21,7 @@ test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
 
 # Statistics and recordings that take long, pictures, the report in a browser, every example, every
-# page of the docs: 7 minutes.
+# page of the docs, and the fuzzer for 3 of its minutes: 10 minutes.
 slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow
 
