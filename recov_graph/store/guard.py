@@ -39,7 +39,9 @@ def harden(connection: sqlite3.Connection) -> None:
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MOST_BYTES)
 
 
-def refuse_other_objects(read: Callable[[str], list[Any]], path: str) -> None:
+def refuse_other_objects(
+    read: Callable[[str], list[Any]], path: str, *, views: bool = True
+) -> None:
     """Refuse a file in which something else has the name of a table or a view of ours.
 
     Tables, views, indexes and triggers that somebody added under other names are let be.
@@ -47,6 +49,7 @@ def refuse_other_objects(read: Callable[[str], list[Any]], path: str) -> None:
     Args:
         read: the rows of a SELECT.
         path: what messages call the file.
+        views: whether views are looked at, which an older version may have made otherwise.
 
     Raises:
         StoreError: naming the first of them.
@@ -58,7 +61,7 @@ def refuse_other_objects(read: Callable[[str], list[Any]], path: str) -> None:
                 f"{path} has {lower!r}, which is no table as recov-graph makes it: it is computed, "
                 "or takes any type; whoever made the file changed it. Use one that was not changed"
             )
-        if lower in VIEWS and not (kind == "view" and _same(str(sql), VIEWS[lower])):
+        if views and lower in VIEWS and not (kind == "view" and _same(str(sql), VIEWS[lower])):
             raise StoreError(
                 f"{path} has {lower!r}, which is not the view that recov-graph makes; drop it and "
                 f"make it anew from storage/schema.sql, or use a file that was not changed"

@@ -88,7 +88,7 @@ def _opened(path: Path) -> sqlite3.Connection:
             "of it. Use a copy made before"
         ) from None
     try:
-        refuse_other_objects(lambda sql: source.execute(sql).fetchall(), str(path))
+        refuse_other_objects(lambda sql: source.execute(sql).fetchall(), str(path), views=False)
     except BaseException:
         source.close()
         raise

@@ -60,7 +60,7 @@ class SqliteFile:
         harden(self.connection)
         self.run("PRAGMA foreign_keys = ON")
         pending = self._pending()
-        refuse_other_objects(lambda sql: self.read(sql)[1], self.path)
+        self._refuse_others(views=not pending)
         if self.read_only:
             if pending:
                 raise StoreError(
@@ -73,6 +73,10 @@ class SqliteFile:
         if pending:
             with self.transaction():
                 migrations.apply(self._db)
+                self._refuse_others(views=True)
+
+    def _refuse_others(self, *, views: bool) -> None:
+        refuse_other_objects(lambda sql: self.read(sql)[1], self.path, views=views)
 
     def _write_ahead(self) -> None:
         """Switch to WAL; unlike other statements the switch does not wait for a busy file."""
