@@ -118,7 +118,7 @@ def keep_retries(batch: Batch, store: TraceStore) -> None:
     """Store what retry alone did, beside the problems it was measured on."""
     if batch.retry is None:
         return
-    store.write(
+    store.write_paid(
         retries=[
             {
                 "id": failed.id,

@@ -1,6 +1,7 @@
 """Joining stores into one: every problem once, and all of it from one of them.
 
-Of a problem that several have, the one that has ended is taken, else the one that has more calls.
+Of a problem that several have, the one that has ended is taken, else the one that has more calls;
+an end in an error is none, as such a problem is tried again.
 So the order of the stores does not matter, nor how often they are merged.
 """
 
@@ -25,7 +26,8 @@ from recov_graph.store.traces import Row
 
 AT_A_TIME = 500  # problems in one transaction
 STANDING = (
-    "SELECT problems.id, finished_at IS NOT NULL, "
+    "SELECT problems.id, finished_at IS NOT NULL AND "
+    "stop_reason NOT IN ('model_error', 'verifier_error'), "
     "(SELECT count(*) FROM calls WHERE problem_id = problems.id), finished_at "
     "FROM problems LEFT JOIN outcomes ON outcomes.id = problems.id WHERE problems.id IN ({})"
 )
@@ -42,7 +44,7 @@ class Shard:
         new: problems that the target did not have.
         replaced: problems of which it had less.
         known: problems that it had already.
-        half_done: of the new and replaced, those that have not ended.
+        half_done: of the new and replaced, those that have not ended, or in an error.
         salvaged: what could be read of it, where it is damaged.
     """
 

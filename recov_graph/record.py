@@ -353,7 +353,7 @@ def _write(writer: Recorder, store: TraceStore, recorded: Recorded, settings: Se
     store.write_traces({f"{problem_id}/{i}": trace for i, trace in recorded.traces.items()})
     spent = recorded.spent.as_dict()
     # At once, so that a problem is on the tape with all its attempts or not at all.
-    store.write(
+    store.write_paid(
         profiles=[_profile(problem_id, recorded)] if recorded.unsolved else [],
         tape=[
             {"id": f"{problem_id}/{one.operator}/{one.position}", "problem_id": problem_id}

@@ -39,21 +39,30 @@ def half_done(
     """
     store.reopen(recovery_id)
     stored = stored_problem(store, recovery_id)
+    begun = _begun(store, stored, problem, recovery_id)
+    if begun is None and (stored.attempts or stored.calls or stored.decisions):
+        store.replace_problems([recovery_id])  # or what is made anew would be mixed with it
+    return begun
+
+
+def _begun(
+    store: TraceStore, stored: Stored, problem: Problem, recovery_id: str
+) -> tuple[RecoveryState, str] | None:
     if store.store_text != "full" or not stored.attempts:
         return None
     if any(row["charged"] is None and row["spent"] is None for row in stored.attempts):
         return None  # of a run that was not to be gone on with
-    state = cast(
-        RecoveryState,
-        {
-            **new_recovery(problem, recovery_id),
-            "approve": [],
-            "attempts": [_attempt(row) for row in stored.attempts],
-            "route": [_decision(row) for row in stored.decisions],
-            "calls": {row["id"]: _call(row) for row in stored.calls},
-        },
-    )
     try:
+        state = cast(
+            RecoveryState,
+            {
+                **new_recovery(problem, recovery_id),
+                "approve": [],
+                "attempts": [_attempt(row) for row in stored.attempts],
+                "route": [_decision(row) for row in stored.decisions],
+                "calls": {row["id"]: _call(row) for row in stored.calls},
+            },
+        )
         state["features"] = _features(store, stored, state)
         kept_rollouts(store, recovery_id)  # whoever measures them later could not begin anew
     except StoreError as error:

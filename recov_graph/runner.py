@@ -15,10 +15,9 @@ from recov_graph.errors import InvalidInputError
 from recov_graph.graph import Graph
 from recov_graph.problem import Problem
 from recov_graph.resuming import half_done
-from recov_graph.runs import ProblemIds, stored_outputs
+from recov_graph.runs import LOOK_UP, ProblemIds, stored_outputs
 from recov_graph.store import TraceStore
 
-LOOK_UP = 200  # problems whose end is looked up at a time
 Output = dict[str, Any]
 
 
@@ -43,9 +42,6 @@ class Runner:
         concurrency: problems under way at a time.
         resume: whether some may have been begun, or have ended, before.
         on_end: called with a problem and its output where it ended just now, from any thread.
-
-    Attributes:
-        left: problems that were begun and not ended, because of `stop`.
     """
 
     def __init__(
@@ -66,7 +62,6 @@ class Runner:
         self._store, self._ids, self._on_end = store, ids, on_end
         self._concurrency = concurrency
         self._stopping = threading.Event()
-        self.left = 0
 
     @property
     def stopped(self) -> bool:
@@ -134,7 +129,6 @@ class Runner:
         output: Output = {}
         for output in self._steps(problem):
             if self.stopped and output.get("stop_reason") is None:
-                self.left += 1
                 return None
         self._on_end(problem, output)
         return output

@@ -178,7 +178,7 @@ def test_the_same_policy_twice_is_one_file(shelf: PolicyShelf) -> None:
         {"posterior": object()},
         {"rescue": None},
     ],
-    ids=str,
+    ids=["too large", "NaN", "no name", "half a name", "no operators", "an object", "none"],
 )
 def test_what_would_not_load_again_is_not_saved(shelf: PolicyShelf, fields: Any) -> None:
     with pytest.raises(PolicyError, match="cannot be saved"):

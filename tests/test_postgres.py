@@ -386,6 +386,15 @@ def test_who_writes_the_same_rows_in_another_order_is_let_through(server: Server
         assert store.rows("SELECT count(*) FROM settings WHERE id <> 'salt'") == [(300,)]
 
 
+def test_one_process_works_on_a_run_at_a_time(server: Server) -> None:
+    address = server.database()
+    with TraceStore(address) as store, TraceStore(address) as other:
+        with store.hold("r"), pytest.raises(StoreError, match="is being worked on by another"):
+            other.hold("r").__enter__()
+        with other.hold("r"):
+            pass
+
+
 def test_many_may_open_a_new_database_at_once(server: Server) -> None:
     address = server.database()
     with ThreadPoolExecutor(8) as pool:

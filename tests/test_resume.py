@@ -22,7 +22,7 @@ from click.testing import CliRunner
 from recov_graph import TraceStore
 from recov_graph.batch import Batch, summary
 from recov_graph.cli import cli
-from recov_graph.errors import InvalidInputError, ModelError
+from recov_graph.errors import InvalidInputError, ModelError, StoreError
 from recov_graph.models import Capability, embedded
 from recov_graph.models.embedded import bundled_problems
 from recov_graph.problem import Problem
@@ -371,6 +371,18 @@ def test_problems_may_be_added_and_left_out_and_not_changed(tmp_path: Path) -> N
         session(path, model, problems=[changed], resume=True)
 
 
+def test_one_process_works_on_a_run_at_a_time(tmp_path: Path) -> None:
+    with TraceStore(tmp_path / "t.db") as store, TraceStore(tmp_path / "t.db") as other:
+        with store.hold("r"):
+            with pytest.raises(StoreError, match=r"run r of .* is being worked on by another"):
+                other.hold("r").__enter__()
+            with other.hold("s"):
+                pass
+        with other.hold("r"):
+            pass
+    assert not list(tmp_path.glob("*.lock"))
+
+
 def test_concurrency_is_at_least_one(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="concurrency is 0"):
         session(tmp_path / "t.db", Counted(), concurrency=0)
@@ -630,6 +642,19 @@ def stopped_and_gone_on(folder: Path, first: Done, again: Done) -> None:
     assert f"going on with run {told['run']}" in again.err
     assert (figures["problems"] + figures["not_reached"], figures["run"]) == (10, told["run"])
     healthy(folder / "t.db")
+
+
+def test_who_resumes_a_run_that_still_goes_on_is_told(tmp_path: Path) -> None:
+    run = slow_run(tmp_path, 0.1)
+    wait_until(lambda: number_ended(tmp_path / "t.db") >= 2)
+    told = slow_run(tmp_path, 0.0, "--resume").wait()
+    assert (told.code, told.calls) == (2, 0), told
+    assert "is being worked on by another process" in told.err
+    os.kill(run.number, signal.SIGKILL)
+    run.wait()
+    assert slow_run(tmp_path, 0.0, "--plain", "--resume").wait().code == 0
+    healthy(tmp_path / "t.db")
+    assert not list(tmp_path.glob("*.lock"))
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])

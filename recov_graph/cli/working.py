@@ -88,14 +88,15 @@ def work_on(spec: RunSpec, asked: Asked) -> None:
         if asked.resume:
             click.echo(plain(_which(begun)), err=True)
         batch = Batch(keep="failures" if asked.baseline else "figures")
-        with progress(asked.count, bare=asked.bare) as advance:
-            work = Work(spec, asked, store, model, verifier, begun, batch, advance)
-            started = time.monotonic()
-            engine = _local if asked.cluster is None else _ray
-            (_pooled if spec.pooled else engine)(work)
-            batch.seconds = time.monotonic() - started
-        if asked.baseline and not work.stopped:
-            _measure_beside(work)
+        with store.hold(begun.start.id):
+            with progress(asked.count, bare=asked.bare) as advance:
+                work = Work(spec, asked, store, model, verifier, begun, batch, advance)
+                started = time.monotonic()
+                engine = _local if asked.cluster is None else _ray
+                (_pooled if spec.pooled else engine)(work)
+                batch.seconds = time.monotonic() - started
+            if asked.baseline and not work.stopped:
+                _measure_beside(work)
         figures = {**summary(batch), "run": begun.start.id, "db": store.path}
     if asked.json_out == "-":
         click.echo(json.dumps(figures, indent=2))

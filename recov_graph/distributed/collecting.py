@@ -20,34 +20,36 @@ def default_shards(store: Address) -> Path | None:
     return None if is_server(store) else Path(f"{store}.shards")
 
 
-def take_in(store: TraceStore, folder: Path, *, keep: bool = False) -> int:
-    """Merge all shards of a folder into a store, and remove them; how many there were.
+def take_in(store: TraceStore, folder: Path, *, keep: bool = False) -> bool:
+    """Merge all shards of a folder into a store, and remove them; whether all of them were whole.
 
     Args:
         store: what is merged into.
         folder: of one run.
-        keep: whether they are kept, in a folder named "...merged" beside this one.
+        keep: whether they are kept, in a folder named "...merged" beside this one, as they are
+            where one was damaged: what could not be read of it is worked out again.
 
     Raises:
         StoreError: one cannot be read, or the store cannot be written; all are still there.
     """
     shards = sorted(folder.glob(SHARDS))
     if not shards:
-        return 0
+        return True
     try:
-        merge(shards, store.address)
+        merged = merge(shards, store.address)
     except (RecovGraphError, OSError) as error:
         raise StoreError(
             f"the shards could not be merged: {error}; they are in {folder}: `recov-graph merge "
             f"{folder}/{SHARDS} --db {shown(store.address)}` tries again"
         ) from error
-    if keep:
+    whole = all(shard.salvaged is None for shard in merged.shards)
+    if keep or not whole:
         folder.rename(_free(folder))
     else:
         shutil.rmtree(folder)
         if not any(folder.parent.iterdir()):
             folder.parent.rmdir()
-    return len(shards)
+    return whole
 
 
 def fetch(actor: Actor, path: str, to: Path, seconds: float) -> None:

@@ -306,21 +306,23 @@ class Distributed:
     def _fetch_left(self, slots: list[_Slot]) -> None:
         """Take in what a driver that died has left on other machines, before anything is run."""
         assert self._folder is not None
-        seen = {self._home}
+        # Not beside the shards that workers on this machine have open by now.
+        left, seen = self._folder / "left", {self._home}
+        ends = time.monotonic() + START_SECONDS
         for slot in slots:
             assert slot.actor is not None
             try:
-                said = slot.actor.told(slot.pending, START_SECONDS)
+                said = slot.actor.told(slot.pending, max(1.0, ends - time.monotonic()))
             except DeadWorkerError:
                 continue  # met again where it is waited for
             if "error" in said or said["node"] in seen:
                 continue
             seen.add(said["node"])
             for path in said["shards"]:
-                to = self._folder / f"{Path(path).stem}-{said['node'][:8]}.db"
+                to = left / f"{Path(path).stem}-{said['node'][:8]}.db"
                 fetch(slot.actor, path, to, ANSWER_SECONDS)
         if len(seen) > 1:
-            take_in(self._store, self._folder)
+            take_in(self._store, left)
 
     def _collect(self, slots: list[_Slot]) -> None:
         """Fetch the shards of other machines, merge all, and end the workers."""
@@ -328,7 +330,8 @@ class Distributed:
         if self._folder:
             for slot in begun:
                 self._bring(slot)
-            take_in(self._store, self._folder, keep=self._cluster.keep_shards)
+            whole = take_in(self._store, self._folder, keep=self._cluster.keep_shards)
+            self._lost = self._lost or not whole
         for slot in begun:
             if self._folder and slot.node != self._home and slot.actor is not None:
                 try:

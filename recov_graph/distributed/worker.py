@@ -23,6 +23,7 @@ from recov_graph.runner import Output, Runner
 from recov_graph.runs import ProblemIds, RunSpec
 from recov_graph.store import TraceStore
 from recov_graph.store.location import is_server
+from recov_graph.store.sqlite import BUSY_SECONDS
 from recov_graph.surveying import survey_one
 from recov_graph.version import __version__
 from recov_graph.workspace import KEPT_PROBLEMS
@@ -196,7 +197,7 @@ class Worker:
 
     def size(self, path: str) -> int:
         """Bytes of a shard that nobody writes to, once its log has been taken into the file."""
-        with closing(sqlite3.connect(path)) as file:
+        with closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as file:
             file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return Path(path).stat().st_size
 

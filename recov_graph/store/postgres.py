@@ -287,6 +287,17 @@ class PostgresDatabase:
         finally:
             self._inside = False
 
+    @contextmanager
+    def hold(self, name: str) -> Iterator[bool]:
+        """Hold a name, such as a run's id; false where another connection holds it."""
+        sql = "SELECT pg_{}advisory_{}lock(hashtextextended(?, 0))"
+        mine = bool(self.read(sql.format("try_", ""), [name])[1][0][0])
+        try:
+            yield mine
+        finally:
+            if mine and not self._connection.closed:
+                self.read(sql.format("", "un"), [name])
+
     def version(self) -> int:
         """A number that changes whenever somebody has written."""
         # All of it: what others are in the midst of counts, and may end in any order.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from recov_graph.rollout import Rollout
 from recov_graph.store.blobs import unpack, unpack_topk
+from recov_graph.store.guard import loaded
 from recov_graph.store.traces import Row, TraceStore
 
 # How the problems of a list ended; of the attempts just what sums are made of.
@@ -133,7 +133,7 @@ def kept_rollouts(store: TraceStore, problem_id: str) -> dict[str, Rollout]:
             token_ids=unpack(row["taken"])[0],
             finish_reason=row["finish_reason"],
             specialist=unpack_topk(row["specialist"]),
-            pieces=None if row["pieces"] is None else tuple(json.loads(row["pieces"])),
+            pieces=None if row["pieces"] is None else tuple(loaded(row["pieces"], list, "pieces")),
         )
         for row in rows
     }

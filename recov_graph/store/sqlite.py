@@ -15,6 +15,7 @@ from sqlite_utils import Database
 
 from recov_graph.errors import StoreError
 from recov_graph.store.guard import checked_name, harden, refuse_other_objects
+from recov_graph.store.holding import held
 from recov_graph.store.migrations import migrations
 
 BUSY_SECONDS = 60.0
@@ -149,8 +150,8 @@ class SqliteFile:
         """
         if durable:
             self.run("PRAGMA synchronous = FULL")
-        self.run("BEGIN IMMEDIATE")
         try:
+            self.run("BEGIN IMMEDIATE")
             yield
             self.run("COMMIT")
         except BaseException:
@@ -169,6 +170,15 @@ class SqliteFile:
             yield
         finally:
             self.run("COMMIT")
+
+    @contextmanager
+    def hold(self, name: str) -> Iterator[bool]:
+        """Hold a name, such as a run's id; false where another process holds it."""
+        if self.path == MEMORY:
+            yield True
+            return
+        with held(Path(f"{self.path}.{name}.lock")) as mine:
+            yield mine
 
     def version(self) -> int:
         """A number that changes whenever somebody else has written."""

@@ -22,7 +22,9 @@ from recov_graph.signals import FEATURE_VERSION
 from recov_graph.store.belonging import BELONGING, STORED
 from recov_graph.store.blobs import pack, pack_topk, unpack, unpack_topk
 from recov_graph.store.engine import Engine, engine_of
+from recov_graph.store.guard import loaded
 from recov_graph.store.location import shown
+from recov_graph.store.redacted import FREE_COLUMNS, TEXT_COLUMNS
 from recov_graph.trace import Trace, measure
 from recov_graph.words import storable
 
@@ -30,14 +32,6 @@ StoreText = Literal["full", "hash", "none"]
 Row = dict[str, Any]
 T = TypeVar("T")
 TRIES, PAUSE = 6, 0.2  # of what may pass, and seconds between
-# Columns that hold what a user or a model wrote: kept, hashed or dropped.
-TEXT_COLUMNS = {
-    "problems": ("prompt", "answer"),
-    "rollouts": ("text",),
-    "verdicts": ("answer", "explanation"),
-}
-# Columns in which code of the user's may put such text: kept or dropped.
-FREE_COLUMNS = {"decisions": ("reason",), "interventions": ("details",)}
 # As `batch.summary` counts: who was routed had failed first, and so had who had no attempt left.
 HOW = (
     "CASE WHEN solved = 1 AND regime IS NULL THEN 'solved_first' WHEN solved = 1 THEN 'rescued' "
@@ -161,7 +155,7 @@ class TraceStore:
         self._written_at_once(settled)
 
     def replace_problems(self, ids: Sequence[str], **tables: Sequence[Mapping[str, Any]]) -> None:
-        """Put rows in the place of all that is stored of some problems, all or none."""
+        """Put rows in the place of all that is stored of some problems, all or none, durably."""
         marks = ", ".join("?" * len(ids))
 
         def replaced() -> None:
@@ -170,7 +164,7 @@ class TraceStore:
                     self._engine.run(f'DELETE FROM "{table}" WHERE {own.format(marks)}', ids)
             self._upsert(tables)
 
-        self._written_at_once(replaced)
+        self._written_at_once(replaced, durable=True)
 
     def reopen(self, problem_id: str) -> None:
         """Take back that a problem has ended, as what ended in an error is tried again."""
@@ -229,7 +223,7 @@ class TraceStore:
             finish_reason=row["finish_reason"],
             specialist=unpack_topk(row["specialist"]),
             ancestor=unpack_topk(row["ancestor"]),
-            pieces=None if row["pieces"] is None else tuple(json.loads(row["pieces"])),
+            pieces=None if row["pieces"] is None else tuple(loaded(row["pieces"], list, "pieces")),
         )
         return measure(rollout, row["temperature"])
 
@@ -296,6 +290,21 @@ class TraceStore:
     def snapshot(self) -> Iterator[None]:
         """All that is read inside is of one moment, whatever others write; nothing is written."""
         with self._lock, self._within(self._engine.snapshot()):
+            yield
+
+    @contextmanager
+    def hold(self, run_id: str) -> Iterator[None]:
+        """Work on a run while the block lasts.
+
+        Raises:
+            StoreError: another process works on it.
+        """
+        with self._within(self._engine.hold(run_id)) as mine:
+            if not mine:
+                raise StoreError(
+                    f"run {run_id} of {self.path} is being worked on by another process; wait for "
+                    "it or end it, or leave out --resume to begin a new run"
+                )
             yield
 
     @contextmanager
