@@ -7,7 +7,7 @@ INSTALL := -m pip --disable-pip-version-check install --quiet --constraint
 PIP := $(BIN)/python $(INSTALL) constraints.txt
 LIVE_PIP := $(LIVE)/bin/python $(INSTALL) constraints-live.txt
 
-.PHONY: demo studio test slow fuzz live docs screenshots lint types benchmarks train tape clean
+.PHONY: demo studio test slow long fuzz live docs screenshots lint types benchmarks train tape clean
 
 demo: $(VENV)/.installed
 	$(BIN)/recov-graph demo
@@ -21,14 +21,20 @@ test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
 
 # Statistics and recordings that take long, pictures, the report in a browser, every example, every
-# page of the docs, and the fuzzer for 3 of its minutes: 10 minutes.
+# page of the docs, Ray clusters, a PostgreSQL server, crashes, a minute of fuzzing: 15 minutes.
 slow: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not long"
 
 # Every reader of files and replies given 1,000,000 inputs in all that coverage leads to, where
 # atheris has a wheel (Linux on x86_64): 25 minutes.
 fuzz: $(VENV)/.installed-test
 	$(BIN)/python -m tests.fuzz --runs 1000000
+
+# Crashes, full disks and damage at every moment there is, not just at some; 200 kills; more of Ray
+# clusters: half an hour.
+long: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m long
+	$(BIN)/python -m tests.crashes --kills 200 --losses 60
 
 # The proof on real vLLM servers, on the CPU: installs 3.4 GB in .venv-live, then 10 to 15 minutes.
 live: $(VENV)/.installed-test $(LIVE)/.installed

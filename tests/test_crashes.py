@@ -14,7 +14,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,6 +42,14 @@ from tests.crashes import (
 from tests.test_migrations_learning import ROWS
 
 STEPS = [migration.name for migration in migrations.pending(Database(memory=True))]
+
+
+def few(slow: Iterable[Any], long: Iterable[Any]) -> list[Any]:
+    """Parameters that are run with the slow tests, and those that are run with the long ones."""
+    return [
+        *(pytest.param(one, marks=pytest.mark.slow) for one in slow),
+        *(pytest.param(one, marks=pytest.mark.long) for one in long),
+    ]
 
 
 class Whole(NamedTuple):
@@ -160,15 +168,16 @@ def full_disk(whole: Whole, tmp_path: Path, percent: float, *, remount: bool) ->
     return number
 
 
-@pytest.mark.parametrize(("percent", "remount"), [(15, True), (60, False)])
+@pytest.mark.parametrize(
+    ("percent", "remount"), [(15, True), pytest.param(60, False, marks=pytest.mark.slow)]
+)
 def test_a_full_disk_ends_a_run_that_goes_on_with_more_room(
     whole: Whole, tmp_path: Path, percent: float, remount: bool
 ) -> None:
     full_disk(whole, tmp_path, percent, remount=remount)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("percent", [1, 3, 5, 8, 12, 20, 30, 40, 50, 70, 80, 90, 95, 98])
+@pytest.mark.parametrize("percent", few([3, 50, 95], [1, 5, 8, 12, 20, 30, 40, 70, 80, 90, 98]))
 def test_a_disk_may_be_full_at_any_moment(whole: Whole, tmp_path: Path, percent: float) -> None:
     full_disk(whole, tmp_path, percent, remount=percent % 2 == 0)
 
@@ -192,8 +201,7 @@ def test_a_file_that_may_not_grow_ends_a_run(whole: Whole, tmp_path: Path) -> No
     limited_file(whole, tmp_path, 30)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("percent", [1, 4, 10, 20, 45, 60, 75, 85])
+@pytest.mark.parametrize("percent", few([10, 60], [1, 4, 20, 45, 75, 85]))
 def test_a_file_may_stop_to_grow_at_any_moment(
     whole: Whole, tmp_path: Path, percent: float
 ) -> None:
@@ -333,15 +341,14 @@ def salvaged(whole: Whole, tmp_path: Path, rng: random.Random, pages: int = 1) -
     return "told and salvaged"
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_what_is_whole_of_a_damaged_store_is_gone_on_with(
     whole: Whole, tmp_path: Path, seed: int
 ) -> None:
     assert salvaged(whole, tmp_path, random.Random(seed)) == "told and salvaged"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(100, 140))
+@pytest.mark.parametrize("seed", few(range(120, 126), [*range(100, 120), *range(126, 140)]))
 def test_any_page_may_be_damaged(whole: Whole, tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
     assert salvaged(whole, tmp_path, rng, rng.choice((1, 1, 1, 2, 4)))
@@ -350,7 +357,9 @@ def test_any_page_may_be_damaged(whole: Whole, tmp_path: Path, seed: int) -> Non
 # Files of earlier versions ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("version", range(1, len(STEPS)))
+@pytest.mark.parametrize(
+    "version", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in range(2, len(STEPS)))]
+)
 def test_a_file_of_an_earlier_version_takes_up_a_run(
     whole: Whole, tmp_path: Path, version: int
 ) -> None:

@@ -349,7 +349,7 @@ def test_without_ray_it_says_what_to_install(folder: Path) -> None:
     [
         ("127.0.0.1:9", "Connection refused"),
         ("nonsense", "HOST:PORT"),
-        ("ray://127.0.0.1:10001", "HOST:PORT"),
+        pytest.param("ray://127.0.0.1:10001", "HOST:PORT", marks=pytest.mark.slow),
         ("auto", "Could not find any running Ray instance"),
     ],
 )
@@ -410,7 +410,7 @@ class TestOnRay:
             Path(f"{shard}{end}").unlink(missing_ok=True)
         check(folder, running.result(), alone)
 
-    @pytest.mark.parametrize("how", ["ray", "local"])
+    @pytest.mark.parametrize("how", ["ray", pytest.param("local", marks=pytest.mark.long)])
     def test_it_is_stopped_and_gone_on_with(self, folder: Path, alone: Alone, how: str) -> None:
         running = Running(folder, *RAY)
         running.until(0, 5)
@@ -528,7 +528,7 @@ class TestOnRay:
         assert Running(folder, "--no-baseline", "--resume").result().code == 0
         assert how_many(folder / "main.db", "outcomes") == COUNT
 
-    @pytest.mark.parametrize("kept", ["hash", "none"])
+    @pytest.mark.parametrize("kept", [pytest.param("hash", marks=pytest.mark.long), "none"])
     def test_without_texts(self, folder: Path, alone: Alone, kept: str) -> None:
         running = Running(folder, *RAY, "--store-text", kept)
         kill_worker(running.until(1, 4))
@@ -593,11 +593,11 @@ class TestOnPostgres:
 
 
 @contextmanager
-def machines(count: int) -> Iterator[Any]:
-    """A cluster whose first machine, the driver's, has no processor to spare."""
+def machines(count: int, home: int = 0) -> Iterator[Any]:
+    """A cluster whose first machine, the driver's, has no processor to spare, or some."""
     from ray.cluster_utils import Cluster as Machines
 
-    cluster = Machines(initialize_head=True, head_node_args={"num_cpus": 0})
+    cluster = Machines(initialize_head=True, head_node_args={"num_cpus": home})
     cluster.others = [cluster.add_node(num_cpus=1) for _ in range(count)]
     try:
         yield cluster
@@ -613,7 +613,19 @@ class TestMachines:
             done = Running(folder, *RAY, "--address", cluster.address).result()
         check(folder, done, alone)
 
-    @pytest.mark.parametrize("spoil", [False, True])
+    def test_the_driver_is_killed_where_it_has_a_worker_too(
+        self, folder: Path, alone: Alone
+    ) -> None:
+        with machines(1, home=1) as cluster:
+            options = (*RAY, "--address", cluster.address)
+            running = Running(folder, *options)
+            running.until(0, 5)
+            os.kill(running.process.pid, signal.SIGKILL)
+            running.process.communicate()
+            done = Running(folder, *options, "--resume").result()
+        check(folder, done, alone)
+
+    @pytest.mark.parametrize("spoil", [False, pytest.param(True, marks=pytest.mark.long)])
     def test_a_machine_is_lost(self, folder: Path, alone: Alone, spoil: bool) -> None:
         with machines(3) as cluster:
             running = Running(folder, *RAY, "--address", cluster.address)

@@ -28,9 +28,15 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return server.database()
 
 
-@pytest.mark.parametrize("address", ["sqlite", "postgres"], indirect=True)
 @pytest.mark.parametrize(
-    "seconds", [2, pytest.param(60, marks=pytest.mark.slow)], ids=lambda seconds: f"{seconds}s"
+    ("address", "seconds"),
+    [
+        ("sqlite", 2),
+        pytest.param("postgres", 2, marks=pytest.mark.slow),
+        pytest.param("sqlite", 60, marks=pytest.mark.slow),
+        pytest.param("postgres", 60, marks=pytest.mark.long),
+    ],
+    indirect=["address"],
 )
 def test_eight_processes_lose_and_double_nothing(address: str, seconds: int) -> None:
     written = write_side_by_side(address, PROCESSES, seconds)

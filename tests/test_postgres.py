@@ -54,6 +54,8 @@ from tests.test_store import (  # these run once more here, on the `store` below
 )
 from tests.writers import RUN, SPENT, write_problem
 
+pytestmark = pytest.mark.slow  # a server of its own; less than a minute
+
 __all__ = [
     "filled",
     "test_a_closed_store_says_so",

@@ -205,13 +205,14 @@ def dies_and_goes_on(way: str, folder: Path, places: Callable[[int], Iterable[in
         path.unlink()
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ["usual", "measured when needed", "tokens for all", "black box"])
 def test_a_process_that_ends_after_a_write_is_followed_by_one_that_goes_on(
     way: str, tmp_path: Path
 ) -> None:
     dies_and_goes_on(way, tmp_path, lambda total: range(4 + len(way) % 5, total, total // 2))
 
 
+@pytest.mark.slow
 def test_measuring_for_an_attempt_that_was_never_made_is_part_of_what_it_costs(
     tmp_path: Path,
 ) -> None:
@@ -219,8 +220,14 @@ def test_measuring_for_an_attempt_that_was_never_made_is_part_of_what_it_costs(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ["usual", "black box"])
 def test_a_process_may_end_after_any_write(way: str, tmp_path: Path) -> None:
+    dies_and_goes_on(way, tmp_path, lambda total: range(1, total))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("way", [way for way in WAYS if way not in ("usual", "black box")])
+def test_a_process_may_end_after_any_write_in_any_way(way: str, tmp_path: Path) -> None:
     dies_and_goes_on(way, tmp_path, lambda total: range(1, total))
 
 
@@ -657,7 +664,9 @@ def test_who_resumes_a_run_that_still_goes_on_is_told(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.lock"))
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("options", [("--concurrency", "2"), ("--total-attempts", "36")])
 def test_a_run_that_is_stopped_sums_up_and_can_be_gone_on_with(
     sent: signal.Signals, options: tuple[str, ...], tmp_path: Path

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 
 from recov_graph.distributed.cluster import Actor
-from recov_graph.distributed.worker import SHARDS
+from recov_graph.distributed.worker import PATIENCE, SHARDS, lock_of
 from recov_graph.errors import RecovGraphError, StoreError
 from recov_graph.merging import merge
 from recov_graph.store import TraceStore
+from recov_graph.store.holding import held_in_time
 from recov_graph.store.location import Address, is_server, shown
 
 PIECE = 8 << 20  # bytes of a shard fetched at a time
@@ -36,7 +38,11 @@ def take_in(store: TraceStore, folder: Path, *, keep: bool = False) -> bool:
     if not shards:
         return True
     try:
-        merged = merge(shards, store.address)
+        with ExitStack() as holding:
+            for shard in shards:
+                if not holding.enter_context(held_in_time(lock_of(shard), PATIENCE)):
+                    raise StoreError(f"a worker still writes to {shard}; see `ray status`")
+            merged = merge(shards, store.address)
     except (RecovGraphError, OSError) as error:
         raise StoreError(
             f"the shards could not be merged: {error}; they are in {folder}: `recov-graph merge "

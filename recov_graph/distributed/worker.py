@@ -10,7 +10,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from recov_graph.routing import Policy
 from recov_graph.runner import Output, Runner
 from recov_graph.runs import ProblemIds, RunSpec
 from recov_graph.store import TraceStore
+from recov_graph.store.holding import held_in_time
 from recov_graph.store.location import is_server
 from recov_graph.store.sqlite import BUSY_SECONDS
 from recov_graph.surveying import survey_one
@@ -30,6 +31,7 @@ from recov_graph.workspace import KEPT_PROBLEMS
 
 REPORT_SECONDS = 0.2  # how long what has ended is gathered before it is told
 SHARDS = "worker-*.db"
+PATIENCE = 60.0  # seconds for who had a shard before to be gone
 Row = dict[str, Any]
 Message = tuple[int, Row, dict[str, list[Row]]]  # place among all, problem, its rows elsewhere
 
@@ -57,6 +59,11 @@ class Job:
     survey: bool
     cwd: str
     version: str = __version__
+
+
+def lock_of(shard: Path) -> Path:
+    """What is held by who writes to a shard, or takes it away."""
+    return shard.with_name(f"{shard.name}.lock")
 
 
 def as_data(spec: RunSpec) -> Row:
@@ -105,6 +112,7 @@ class Worker:
         self._left = 0  # problems that were given and have not ended
         self._error: Row | None = None
         self._store: TraceStore | None = None
+        self._holding = ExitStack()  # of the shard, until it is closed
 
     def begin(self, job: Row) -> Row:
         """Open the shard; what is there of it, and of others beside it, from before."""
@@ -127,6 +135,9 @@ class Worker:
             there = [str(one) for one in sorted(path.parent.glob(SHARDS))]
             with TraceStore(job.store) as raw:  # ids are hashed as in the store merged into
                 raw.write(settings=[{"id": "salt", "value": job.salt}], runs=[job.run])
+            # A worker whose driver died may live for some moments more.
+            if not self._holding.enter_context(held_in_time(lock_of(path), PATIENCE)):
+                raise RecovGraphError(f"another worker still writes to {path}; see `ray status`")
         self._job = job
         self._store = store = TraceStore(job.store, store_text=spec.store_text)
         ids = ProblemIds(job.run["id"], store)
@@ -194,6 +205,7 @@ class Worker:
         """Close the shard."""
         if self._store is not None:
             self._store.close()
+        self._holding.close()
 
     def size(self, path: str) -> int:
         """Bytes of a shard that nobody writes to, once its log has been taken into the file."""

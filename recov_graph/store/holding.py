@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,8 +32,21 @@ def held(path: Path) -> Iterator[bool]:
             try:
                 yield True
             finally:
-                path.unlink(missing_ok=True)
+                if _is_there(path, file.fileno()):
+                    path.unlink(missing_ok=True)
             return
+
+
+@contextmanager
+def held_in_time(path: Path, seconds: float) -> Iterator[bool]:
+    """As `held`, after waiting for so long at most."""
+    ends = time.monotonic() + seconds
+    while True:
+        with held(path) as mine:
+            if mine or time.monotonic() > ends:
+                yield mine
+                return
+        time.sleep(0.1)
 
 
 def _is_there(path: Path, number: int) -> bool:
