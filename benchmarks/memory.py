@@ -27,7 +27,8 @@ from recov_graph.models.embedded import EmbeddedPair, bundled_problems
 from recov_graph.rollout import FinishReason, TopK, Usage
 
 SIZES = (1_000, 10_000, 100_000)
-KINDS = 40  # different problems, the shortest, of which one in ten or so fails; the rest of a batch repeats them under ids of their own
+# Different problems, the shortest, of which few fail; others repeat them under ids of their own.
+KINDS = 40
 TAKES = 8  # different answers to a question
 ALLOWED = 1.25  # times the memory of the shortest batch
 CONCURRENCY = 1  # which changes nothing here but the time
