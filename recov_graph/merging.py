@@ -20,6 +20,7 @@ from recov_graph.store import TraceStore
 from recov_graph.store.belonging import BELONGING
 from recov_graph.store.guard import harden
 from recov_graph.store.location import is_server, shown
+from recov_graph.store.rules import RULES
 from recov_graph.store.salvage import Salvaged, salvage
 from recov_graph.store.sqlite import read_only_uri
 from recov_graph.store.traces import Row
@@ -207,17 +208,27 @@ def _up_to_date(path: Path, copy: Path) -> Path:
 
 
 def _damaged(path: Path) -> bool:
-    """Whether SQLite finds a page that makes no sense."""
+    """Whether SQLite finds a page that makes no sense, or rows do not agree with one another."""
     try:
         with closing(sqlite3.connect(read_only_uri(path), uri=True)) as file:
             harden(file)
-            return bool(file.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok")
+            if file.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+                return True
+            return _disagrees(file)
     except sqlite3.DatabaseError as error:
         if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
             raise StoreError(f"{path} is no trace store: {error}") from None
         if isinstance(error, sqlite3.OperationalError):
             raise StoreError(f"{path} cannot be read: {error}") from None
         return True
+
+
+def _disagrees(file: sqlite3.Connection) -> bool:
+    try:
+        asked = ("PRAGMA foreign_key_check", *(f"{sql} LIMIT 1" for sql in RULES.values()))
+        return any(file.execute(sql).fetchone() for sql in asked)
+    except sqlite3.OperationalError:  # it is of an older version, or of another program
+        return False
 
 
 def _exists(source: str | Path) -> bool:

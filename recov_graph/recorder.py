@@ -96,14 +96,13 @@ class Recorder:
 
     def started(self, recovery_id: str, problem: Problem) -> None:
         """A problem is taken up; its run is entered with the first."""
-        answer = None if problem.answer is None else json.dumps(problem.answer, default=str)
         row = {
             "id": recovery_id,
             "run_id": self.run_id,
             "key": problem.id,
             "task": problem.task,
             "prompt": problem.prompt,
-            "answer": answer,
+            "answer": answer_text(problem),
             "started_at": now(),
         }
         self._run.setdefault("started_at", now())
@@ -236,6 +235,11 @@ class Recorder:
 def _plain(value: Any) -> Any:
     """Numpy numbers and arrays as plain ones; anything else as its text."""
     return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def answer_text(problem: Problem) -> str | None:
+    """The expected answer as it is stored where texts are."""
+    return None if problem.answer is None else json.dumps(problem.answer, default=str)
 
 
 def _underway(attempt: AttemptData, rollout: Rollout | None) -> dict[str, Any]:

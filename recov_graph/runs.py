@@ -18,7 +18,7 @@ from recov_graph.interventions import Escalate, resolve
 from recov_graph.models import Model, as_model
 from recov_graph.policies import PolicyShelf
 from recov_graph.problem import Problem
-from recov_graph.recorder import RunStart
+from recov_graph.recorder import RunStart, answer_text
 from recov_graph.routing import Policy, default_policy, load_policy
 from recov_graph.state import AGAIN, NAMESPACE
 from recov_graph.store import TraceStore
@@ -239,11 +239,16 @@ def grouped(numbered: Iterable[tuple[int, Problem]]) -> Iterator[list[tuple[int,
 
 
 def _check_same(store: TraceStore, problem: Problem, ended: Ended) -> None:
-    if ended.prompt is not None and ended.prompt != store.kept_text(problem.prompt):
-        raise InvalidInputError(
-            f"problem {problem.id!r} has another prompt than when the run was begun; leave out "
-            "--resume to begin a new run, or give changed problems ids of their own"
-        )
+    if ended.prompt is None:
+        return
+    answer = answer_text(problem)
+    now = {"prompt": store.kept_text(problem.prompt), "answer": answer and store.kept_text(answer)}
+    for name, before in (("prompt", ended.prompt), ("answer", ended.answer)):
+        if now[name] != before:
+            raise InvalidInputError(
+                f"problem {problem.id!r} has another {name} than when the run was begun; leave out "
+                "--resume to begin a new run, or give changed problems ids of their own"
+            )
 
 
 def _output(name: str, ended: Ended) -> dict[str, Any]:

@@ -391,3 +391,16 @@ def test_a_file_of_an_earlier_version_takes_up_a_run(
                 names, marks = ", ".join(row), ", ".join(f"{name} = ?" for name in row)
                 sql = f"SELECT {names} FROM {table} WHERE id = ?"
                 assert file.execute(sql, [row["id"]]).fetchone() == tuple(row.values()), marks
+
+
+def test_rows_that_are_gone_are_told_of_and_mended_by_merging(whole: Whole, tmp_path: Path) -> None:
+    """As where somebody deleted them: every page makes sense."""
+    db, mended = tmp_path / "t.db", tmp_path / "mended.db"
+    assert run(whole, db, tmp_path / "out.json").code == 0
+    with closing(sqlite3.connect(db)) as file, file:
+        file.execute("DELETE FROM calls WHERE rowid = (SELECT max(rowid) FROM calls)")
+    assert command("doctor", "--db", db).code == 1
+    merged = command("merge", db, "--db", mended)
+    assert "1 problems were left out" in merged.out, merged
+    healthy(mended)
+    goes_on(whole, mended, tmp_path / "out.json")

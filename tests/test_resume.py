@@ -373,9 +373,10 @@ def test_problems_may_be_added_and_left_out_and_not_changed(tmp_path: Path) -> N
     assert figures(more) == figures(session(tmp_path / "whole.db", Counted()))
     assert all(CHOSEN[0].prompt not in call for call in model.calls)
     assert session(path, model, problems=CHOSEN[1:], resume=True).figures.problems == 3
-    changed = CHOSEN[0].model_copy(update={"prompt": "1+1?"})
-    with pytest.raises(InvalidInputError, match="another prompt"):
-        session(path, model, problems=[changed], resume=True)
+    for name, value in (("prompt", "1+1?"), ("answer", -1)):
+        changed = CHOSEN[0].model_copy(update={name: value})
+        with pytest.raises(InvalidInputError, match=f"another {name}"):
+            session(path, model, problems=[changed], resume=True)
 
 
 def test_one_process_works_on_a_run_at_a_time(tmp_path: Path) -> None:

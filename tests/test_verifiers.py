@@ -833,3 +833,11 @@ def test_every_name_makes_a_verifier_or_says_what_it_needs() -> None:
     for name in set(VERIFIERS) - {"python"}:
         assert isinstance(VERIFIERS[name](), Verifier)
         assert outcome(VERIFIERS[name](), None, "text") == "unscored"
+
+
+def test_a_verifier_that_leaves_the_program_is_broken_like_any_other() -> None:
+    def leaves(problem: Problem, text: str) -> bool:
+        raise SystemExit(7)
+
+    verdict = judge(as_verifier(leaves), Problem(prompt="1+1?", answer=2), "2")
+    assert (verdict.value, "SystemExit: 7" in verdict.explanation) == ("unscored", True)

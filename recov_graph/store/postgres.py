@@ -6,6 +6,7 @@ of their own, so that the database may hold other things as well.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,6 +28,8 @@ except ImportError:
         "`pip install 'recov-graph[postgres]'`"
     ) from None
 
+# What is tried again is nobody's business; without a handler Python prints it on standard error.
+logging.getLogger("psycopg").addHandler(logging.NullHandler())
 LOCK = 5_301_606  # of those who make or change the tables
 OLDEST = 13  # the server's version
 PATIENCE = 30.0  # seconds that a server may be away
@@ -114,7 +117,7 @@ class PostgresDatabase:
         check_server(address)
         scheme, _, rest = address.partition("://")
         self._address, self.read_only = f"{scheme.lower()}://{rest}", read_only
-        self._closed = self._inside = False
+        self._closed = self._inside = self._given_up = False
         self._connection = self._connected()
         try:
             self._prepare()
@@ -209,12 +212,20 @@ class PostgresDatabase:
         """Connect anew where the connection is gone; a server that starts again is waited for."""
         if self._closed:
             raise psycopg.OperationalError("the store is closed")
-        deadline, pause = time.monotonic() + PATIENCE, 0.1
+        connection = self._connection
+        if not connection.closed and (
+            connection.pgconn.pipeline_status or connection.pgconn.transaction_status
+        ):
+            connection.close()  # it was lost in the midst of something, and cannot be used again
+        # Who has waited in vain has done so for all others that wait for their turn.
+        deadline, pause = time.monotonic() + (0.0 if self._given_up else PATIENCE), 0.1
         while self._connection.closed:
             try:
                 self._connection = self._connected()
+                self._given_up = False
             except psycopg.OperationalError:
                 if time.monotonic() + pause > deadline:
+                    self._given_up = True
                     raise
                 time.sleep(pause)
                 pause = min(2 * pause, 2.0)

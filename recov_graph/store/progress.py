@@ -13,7 +13,7 @@ from recov_graph.store.traces import Row, TraceStore
 
 # How the problems of a list ended; of the attempts just what sums are made of.
 ENDED = (
-    "SELECT problems.id, prompt, solved, stop_reason, outcomes.regime AS regime, "
+    "SELECT problems.id, prompt, answer, solved, stop_reason, outcomes.regime AS regime, "
     "prompt_tokens + completion_tokens + scored_tokens AS tokens "
     "FROM problems LEFT JOIN outcomes ON outcomes.id = problems.id WHERE problems.id IN ({})"
 )
@@ -37,6 +37,7 @@ class Ended:
 
     Attributes:
         prompt: as it is stored, for what is asked under the same id again.
+        answer: the expected one, likewise.
         stop_reason: why it ended; None while it is under way.
         solved: whether it was.
         tokens: spent on it, once it has ended.
@@ -46,6 +47,7 @@ class Ended:
     """
 
     prompt: str | None
+    answer: str | None
     stop_reason: str | None
     solved: bool
     tokens: int
@@ -76,8 +78,8 @@ def ended_problems(store: TraceStore, ids: Sequence[str]) -> dict[str, Ended]:
         return store.rows(sql.format(", ".join("?" * len(ids))), ids) if ids else []
 
     found = {
-        name: Ended(prompt, reason, bool(solved), tokens or 0, None, 0, [])
-        for name, prompt, solved, reason, _, tokens in rows(ENDED)
+        name: Ended(prompt, answer, reason, bool(solved), tokens or 0, None, 0, [])
+        for name, prompt, answer, solved, reason, _, tokens in rows(ENDED)
     }
     for name, operator, value, spent in rows(ATTEMPTS):
         found[name].attempts.append((operator, value, spent))

@@ -108,8 +108,10 @@ class SqliteFile:
         return applied != known
 
     @staticmethod
-    def advice(_: Exception) -> str:
+    def advice(error: Exception) -> str:
         """What to do about an error."""
+        if "disk is full" in str(error):
+            return "make room; then the same command goes on, where it has --resume"
         return "check that the path can be written and is a recov-graph database"
 
     def close(self) -> None:

@@ -48,7 +48,7 @@ def function(
             result = fn(problem, text) if takes_problem else fn(text)
         except GraphBubbleUp:
             raise  # an interrupt: a person is asked for the verdict
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UnscorableError(f"{own_name} raised {describe(error)}") from error
         return _verdict(result, threshold, own_name)
 

@@ -106,13 +106,13 @@ def judge(verifier: Verifier, problem: Problem, text: str) -> Verdict:
     """The verifier's verdict on `text`, or an unscored one where the verifier is broken.
 
     Any Exception it raises, and any return that is not a Verdict, is "unscored": a broken verifier
-    says nothing about the output. KeyboardInterrupt and its like pass through.
+    says nothing about the output. So is SystemExit; KeyboardInterrupt passes through.
     """
     try:
         verdict = verifier(problem, text)
     except GraphBubbleUp:
         raise  # an interrupt: a person is asked for the verdict
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return Verdict("unscored", explanation=f"the verifier raised {describe(error)}")
     if not isinstance(verdict, Verdict):
         kind = type(verdict).__name__
@@ -120,7 +120,7 @@ def judge(verifier: Verifier, problem: Problem, text: str) -> Verdict:
     return verdict
 
 
-def describe(error: Exception) -> str:
+def describe(error: BaseException) -> str:
     """Type and message of an exception; never raises, even where its `__str__` does."""
     return cut("".join(traceback.format_exception_only(error)).strip(), 500)
 
