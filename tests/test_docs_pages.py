@@ -247,6 +247,8 @@ def test_deleting_leaves_nothing_of_a_problem(folder):
     with contextlib.closing(sqlite3.connect("traces.db", isolation_level=None)) as database:
         # A batch with a baseline writes these.
         database.execute("INSERT INTO retries SELECT id, 0, 1, 1 FROM problems")
+        # And a run that can be gone on with writes these, until a problem has ended.
+        database.execute("INSERT INTO underway (id, spent) SELECT id, 1 FROM rollouts")
         tables = [
             row[0]
             for row in database.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
