@@ -10,7 +10,6 @@ own, since peak memory never falls.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.refit import exponent, peak_memory
-from benchmarks.rows import Row
+from benchmarks.rows import Row, sizes
 from recov_graph.models import Generation, embedded
 from recov_graph.models.embedded import EmbeddedPair, bundled_problems
 from recov_graph.rollout import FinishReason, TopK, Usage
@@ -143,17 +142,11 @@ def measured(size: int) -> Measured:
         return Measured(size, peak_memory(), seconds, store.stat().st_size / 2**20)
 
 
-def sizes() -> tuple[int, ...]:
-    """The lengths of batches: of RECOV_GRAPH_BATCH_SIZES, separated by commas."""
-    given = os.environ.get("RECOV_GRAPH_BATCH_SIZES")
-    return tuple(int(float(size)) for size in given.split(",")) if given else SIZES
-
-
 def main() -> list[Row]:
     """Print the most memory, problems a second and the size of the store, by length of batch."""
     print("   problems   most memory   problems/s   store")
     found = []
-    for size in sizes():
+    for size in sizes("RECOV_GRAPH_BATCH_SIZES", SIZES):
         command = [sys.executable, "-m", "benchmarks.memory", str(size)]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         one = Measured(*json.loads(done.stdout))

@@ -7,7 +7,6 @@ and is tried by random operators until it is rescued or three attempts have fail
 from __future__ import annotations
 
 import json
-import os
 import re
 import resource
 import statistics
@@ -20,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.rows import Row, clock, in_turn
+from benchmarks.rows import Row, clock, in_turn, sizes
 from recov_graph.features import FEATURES, ProblemFeatures
 from recov_graph.interventions import default_interventions
 from recov_graph.models import Capability
@@ -221,17 +220,12 @@ def exponent(sizes: Sequence[int], figures: Sequence[float]) -> float:
     return float(np.polyfit(np.log(sizes), np.log(figures), 1)[0])
 
 
-def sizes() -> tuple[int, ...]:
-    """The numbers of stored problems: of RECOV_GRAPH_REFIT_SIZES, separated by commas."""
-    given = os.environ.get("RECOV_GRAPH_REFIT_SIZES")
-    return tuple(int(float(size)) for size in given.split(",")) if given else SIZES
-
-
 def main() -> list[Row]:
     """Print seconds and memory of a refit, and milliseconds of a decision, by stored problems."""
     print("stored problems   refit    peak memory   decision (median of 500)")
     found = []
-    for size in sizes():  # each in a process of its own, since peak memory never falls
+    # Each in a process of its own, since peak memory never falls.
+    for size in sizes("RECOV_GRAPH_REFIT_SIZES", SIZES):
         one = Measured(*json.loads(_run("measure", str(size))))
         print(
             f"{size:15,}  {one.refit:5.1f} s  {one.memory:8.0f} MB  {one.decision * 1e3:14.2f} ms",

@@ -99,6 +99,12 @@ def in_turn(
     return [times[1:] for times in taken]
 
 
+def sizes(variable: str, usual: Sequence[int]) -> Sequence[int]:
+    """The sizes to measure at: those of a variable of the environment, separated by commas."""
+    given = os.environ.get(variable)
+    return [int(float(size)) for size in given.split(",")] if given else usual
+
+
 def table(rows: Iterable[Row]) -> str:
     """All rows as one table in Markdown."""
     lines = [HEAD, ("---",) * len(HEAD), *(row.cells() for row in rows)]
