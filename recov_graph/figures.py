@@ -9,7 +9,7 @@ from typing import Any
 
 from recov_graph.attempts import SAMPLE
 from recov_graph.baseline import RetryAlone
-from recov_graph.state import AGAIN
+from recov_graph.store.rules import AGAIN
 
 UNROUTED = "not routed"  # failures that the budget left no attempt for
 Output = Mapping[str, Any]  # of the graph: of its attempts only operator, spent and verdict

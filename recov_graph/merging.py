@@ -20,15 +20,14 @@ from recov_graph.store import TraceStore
 from recov_graph.store.belonging import BELONGING
 from recov_graph.store.guard import harden
 from recov_graph.store.location import is_server, shown
-from recov_graph.store.rules import RULES
+from recov_graph.store.rules import FOR_GOOD, RULES
 from recov_graph.store.salvage import Salvaged, salvage
 from recov_graph.store.sqlite import read_only_uri
 from recov_graph.store.traces import Row
 
 AT_A_TIME = 500  # problems in one transaction
 STANDING = (
-    "SELECT problems.id, finished_at IS NOT NULL AND "
-    "stop_reason NOT IN ('model_error', 'verifier_error'), "
+    f"SELECT problems.id, finished_at IS NOT NULL AND {FOR_GOOD}, "
     "(SELECT count(*) FROM calls WHERE problem_id = problems.id), finished_at "
     "FROM problems LEFT JOIN outcomes ON outcomes.id = problems.id WHERE problems.id IN ({})"
 )

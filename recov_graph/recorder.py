@@ -15,9 +15,10 @@ from recov_graph.rollout_features import ROLLOUT_FEATURE_VERSION, RolloutFeature
 from recov_graph.routing.decision import Router
 from recov_graph.routing.policy import ROUTER_VERSION
 from recov_graph.signals import FEATURE_VERSION
-from recov_graph.state import AGAIN, AttemptData, DecisionData, RecoveryState
+from recov_graph.state import AttemptData, DecisionData, RecoveryState
 from recov_graph.store.blobs import pack, pack_topk
 from recov_graph.store.progress import kept_rollouts
+from recov_graph.store.rules import AGAIN
 from recov_graph.store.traces import TraceStore, now
 from recov_graph.trace import Trace
 from recov_graph.version import __version__

@@ -20,11 +20,12 @@ from recov_graph.policies import PolicyShelf
 from recov_graph.problem import Problem
 from recov_graph.recorder import RunStart, answer_text
 from recov_graph.routing import Policy, default_policy, load_policy
-from recov_graph.state import AGAIN, NAMESPACE
+from recov_graph.state import NAMESPACE
 from recov_graph.store import TraceStore
 from recov_graph.store.guard import loaded
 from recov_graph.store.location import without_password
 from recov_graph.store.progress import Ended, ended_problems, resumable_runs
+from recov_graph.store.rules import AGAIN
 from recov_graph.verifiers import Verifier, as_verifier
 from recov_graph.words import short
 from recov_graph.workspace import KEPT_PROBLEMS

@@ -18,7 +18,6 @@ from recov_graph.problem import Problem, as_problem
 
 NAMESPACE = UUID("2b9c8a52-6f0e-4a8e-9d57-6c0c5b2f1a34")  # of ids of problems under way
 StopReason = Literal["solved", "out_of_reach", "budget_exhausted", "verifier_error", "model_error"]
-AGAIN = ("model_error", "verifier_error")  # ends that are no end: a run that goes on tries anew
 
 
 class VerdictData(TypedDict):

@@ -22,7 +22,7 @@ from recov_graph.store.blobs import unpack
 from recov_graph.store.guard import harden, refuse_other_objects, triggers
 from recov_graph.store.location import is_server, shown
 from recov_graph.store.migrations import migrations
-from recov_graph.store.rules import RULES
+from recov_graph.store.rules import FOR_GOOD, RULES
 from recov_graph.store.sqlite import read_only_uri
 from recov_graph.store.traces import TraceStore
 from recov_graph.words import count, listed
@@ -41,7 +41,7 @@ BESIDE = {
     "notes for going on left of problems that have ended": (
         "SELECT underway.id FROM underway JOIN rollouts ON rollouts.id = underway.id "
         "JOIN outcomes ON outcomes.id = problem_id "
-        "WHERE stop_reason NOT IN ('model_error', 'verifier_error')"
+        f"WHERE {FOR_GOOD}"
     ),
 }
 STANDING = (

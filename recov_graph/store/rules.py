@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+# Ends that are no end: a run that goes on tries such problems anew.
+AGAIN = ("model_error", "verifier_error")
+FOR_GOOD = f"stop_reason NOT IN {AGAIN}"  # as SQL
 _ENDED = (
     "SELECT outcomes.id FROM outcomes JOIN problems ON problems.id = outcomes.id "
     "JOIN runs ON runs.id = run_id WHERE kind NOT IN ('record', 'import') AND "
