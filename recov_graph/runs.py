@@ -20,6 +20,7 @@ from recov_graph.policies import PolicyShelf
 from recov_graph.problem import Problem
 from recov_graph.recorder import RunStart, answer_text
 from recov_graph.routing import Policy, default_policy, load_policy
+from recov_graph.scheduler import Pool
 from recov_graph.state import NAMESPACE
 from recov_graph.store import TraceStore
 from recov_graph.store.guard import loaded
@@ -94,12 +95,26 @@ class RunSpec:
         """What judges."""
         return as_verifier(self.verifier)
 
+    @property
+    def pool(self) -> Pool:
+        """What all problems together may spend."""
+        return Pool(self.total_tokens, self.total_attempts, self.least_worth)
+
+    def check(self, model: Model, verifier: Verifier) -> None:
+        """Refuse what is wrong, before a store is opened or a run begun.
+
+        Raises:
+            InvalidInputError: a limit or a setting that cannot be.
+        """
+        self.graph(model, verifier)
+        _ = self.pool
+
     def graph(
         self,
         model: Model,
         verifier: Verifier,
-        store: TraceStore,
-        start: RunStart,
+        store: TraceStore | None = None,
+        start: RunStart | None = None,
         open_problems: int = KEPT_PROBLEMS,
     ) -> Graph:
         """The graph of the run, on a store."""

@@ -83,6 +83,7 @@ def work_on(spec: RunSpec, asked: Asked) -> None:
     from recov_graph.store import TraceStore, default_path
 
     model, verifier = spec.as_model(), spec.as_verifier()
+    spec.check(model, verifier)
     with TraceStore(asked.db or default_path(), store_text=spec.store_text) as store:
         begun = begin(store, spec, asked.count, resume=asked.resume)
         if asked.resume:
@@ -188,7 +189,7 @@ def _pooled(work: Work) -> None:
     """Problems on one budget."""
     from recov_graph.resuming import half_done
     from recov_graph.runs import stored_outputs
-    from recov_graph.scheduler import Found, Pool, Scheduler
+    from recov_graph.scheduler import Found, Scheduler
     from recov_graph.workspace import KEPT_PROBLEMS
 
     spec, problems, ids = work.spec, list(work.asked.problems), work.begun.ids
@@ -209,7 +210,7 @@ def _pooled(work: Work) -> None:
             max(KEPT_PROBLEMS, len(problems)),
         ),
         min(spec.samples, spec.max_attempts),
-        Pool(spec.total_tokens, spec.total_attempts, spec.least_worth),
+        spec.pool,
         max_tokens=spec.max_tokens,
         found=found,
     )
