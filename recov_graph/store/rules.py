@@ -17,8 +17,10 @@ _ENDED = (
 )
 _ROLLOUTS = "FROM rollouts WHERE problem_id = outcomes.id"
 _DECISIONS = "FROM decisions WHERE problem_id = outcomes.id"
+# As floats: sums of whole numbers that somebody made up can overflow.
 _SPENT = ", ".join(
-    f"COALESCE(sum({kind}_tokens), 0)" for kind in ("prompt", "completion", "scored")
+    f"COALESCE(sum(CAST({kind}_tokens AS DOUBLE PRECISION)), 0)"
+    for kind in ("prompt", "completion", "scored")
 )
 
 # Ended problems that break a rule, by what is said of them.
