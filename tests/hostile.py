@@ -129,7 +129,7 @@ class SayingServer:
 
     Args:
         texts: of its answers.
-        error: with which status each request is refused; None to answer.
+        error: with which status each request is refused; None to answer. Can be set later.
         message: the words of a refusal.
         seconds: how long it takes over an answer.
     """
@@ -143,7 +143,7 @@ class SayingServer:
         seconds: float = 0.0,
     ) -> None:
         self.asked: list[dict[str, Any]] = []
-        self._texts, self._error, self._message = texts, error, message
+        self._texts, self.error, self._message = texts, error, message
         self._seconds = seconds
         self._lock = threading.Lock()
         outer = self
@@ -179,8 +179,8 @@ class SayingServer:
             self.asked.append(body)
             place = len(self.asked)
         time.sleep(self._seconds)
-        if self._error is not None:
-            return self._error, {"error": {"message": self._message, "type": self._message}}
+        if self.error is not None:
+            return self.error, {"error": {"message": self._message, "type": self._message}}
         choices = [
             {
                 "index": i,

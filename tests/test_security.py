@@ -184,17 +184,22 @@ def test_what_a_server_says_of_an_error_is_one_harmless_line(tmp_path: Path, kin
     problems.write_text('{"prompt": "1+1", "answer": 2}\n')
     words = "".join(ESCAPES) + SCRIPTS[0] + "sk-secret-key"
     options = ("--json", "-") if kind == "json" else ()
-    with saying(error=400, message=words) as server, pytest.MonkeyPatch.context() as patch:
+    with saying(message=words) as server, pytest.MonkeyPatch.context() as patch:
         patch.setenv("OPENAI_API_KEY", "sk-secret-key")
         patch.setenv("RECOV_GRAPH_CACHE", str(tmp_path / "cache"))
         asked = ("--model", "openai:m", "--base-url", server.url)
         run = ("run", problems, "--verifier", "numeric", "--db", tmp_path / "t.db")
+        assert command(*run, *asked).code == 0  # what it can do is found out while it answers
+        server.error = 400
         for arguments in ((*run, *asked, *options), ("doctor", *asked, *options)):
             for terminal in (False, True):
                 said = command(*arguments, terminal=terminal)
                 assert_harmless(said, terminal=terminal)
                 assert said.code in (1, 2)
                 assert "sk-secret-key" not in said.out + said.err
+    with closing(sqlite3.connect(tmp_path / "t.db")) as read:
+        refused = "SELECT count(*) FROM outcomes WHERE stop_reason = 'model_error'"
+        assert read.execute(refused).fetchone() == (2,)
     assert b"sk-secret-key" not in (tmp_path / "t.db").read_bytes()
 
 
