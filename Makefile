@@ -7,6 +7,9 @@ INSTALL := -m pip --disable-pip-version-check install --quiet --constraint
 PIP := $(BIN)/python $(INSTALL) constraints.txt
 LIVE_PIP := $(LIVE)/bin/python $(INSTALL) constraints-live.txt
 
+# Where it is set, each of the many processes that the tests start would compile the package anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo studio test slow long fuzz live docs screenshots lint types benchmarks train tape clean
 
 demo: $(VENV)/.installed
@@ -31,9 +34,10 @@ fuzz: $(VENV)/.installed-test
 	$(BIN)/python -m tests.fuzz --runs 1000000
 
 # Crashes, full disks and damage at every moment there is, not just at some; 200 kills; more of Ray
-# clusters: half an hour.
+# clusters; four times the examples of each property: three quarters of an hour.
 long: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m long
+	RECOV_GRAPH_ALL_EXAMPLES=1 $(BIN)/python -m pytest -m "hypothesis and not live"
 	$(BIN)/python -m tests.crashes --kills 200 --losses 60
 
 # The proof on real vLLM servers, on the CPU: installs 3.4 GB in .venv-live, then 10 to 15 minutes.

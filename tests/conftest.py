@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from recov_graph.batch import Batch, compare_with_retry, keep_retries, run_batch
 from recov_graph.graph import create_recovery_graph
@@ -20,6 +21,9 @@ from recov_graph.rollout import FinishReason, Rollout, TopK, Usage
 from recov_graph.store import TraceStore
 from recov_graph.surveying import survey
 from recov_graph.verifiers import as_verifier
+from tests import searching  # noqa: F401 (registers the profile)
+
+settings.load_profile("ours")
 
 LOOPBACK = ("127.", "::1", "localhost")
 

@@ -18,6 +18,7 @@ from recov_graph.models.embedded import EmbeddedPair, bundled_problems
 from recov_graph.rollout import Usage
 from recov_graph.routing import default_policy
 from recov_graph.store import TraceStore
+from tests.searching import examples
 
 PROBLEM = {"prompt": "what?", "answer": "right", "id": "p"}
 NEVER_STOP = default_policy().model_copy(update={"stop_below": 0.0})
@@ -243,7 +244,7 @@ def test_no_budget_is_ever_exceeded(
         within(output, ledger(store, output), limits)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     limits=st.fixed_dictionaries(LIMITS),
     operators=st.sets(

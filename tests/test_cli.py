@@ -238,6 +238,7 @@ def test_the_same_seed_gives_the_same_figures(demo: Demo, cli: Cli, tmp_path: Pa
     assert again == expected
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_a_table_and_a_bar(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     command = [COMMAND, "demo", "--problems", "4", "--db", tmp_path / "t.db"]
@@ -669,6 +670,7 @@ def test_a_seed_of_any_size_is_taken_or_refused_in_one_line(
         assert_one_clear_line(done, "seed")
 
 
+@pytest.mark.slow
 def test_the_installed_command_ends_with_one_line_too(db: Path, tmp_path: Path) -> None:
     before = rows_of(db)
     bad = write_lines(tmp_path / "bad.jsonl", "{broken")

@@ -349,10 +349,11 @@ def test_without_ray_it_says_what_to_install(folder: Path) -> None:
     [
         ("127.0.0.1:9", "Connection refused"),
         ("nonsense", "HOST:PORT"),
-        pytest.param("ray://127.0.0.1:10001", "HOST:PORT", marks=pytest.mark.slow),
+        ("ray://127.0.0.1:10001", "HOST:PORT"),
         ("auto", "Could not find any running Ray instance"),
     ],
 )
+@pytest.mark.slow
 def test_a_wrong_address_is_one_line(folder: Path, address: str, why: str) -> None:
     env = {name: "" for name in os.environ if name == "RAY_ADDRESS"}
     done = Running(folder, *RAY, "--address", address, env=env).result()
@@ -369,7 +370,9 @@ on_ray = [needs_ray, pytest.mark.slow]
 class TestOnRay:
     pytestmark = on_ray
 
-    @pytest.mark.parametrize(("workers", "concurrency"), [(2, 1), (3, 4)])
+    @pytest.mark.parametrize(
+        ("workers", "concurrency"), [(2, 1), pytest.param(3, 4, marks=pytest.mark.long)]
+    )
     def test_it_ends_as_on_one_machine(
         self, folder: Path, alone: Alone, workers: int, concurrency: int
     ) -> None:
@@ -378,6 +381,7 @@ class TestOnRay:
         check(folder, done, alone)
         assert done.said == ""
 
+    @pytest.mark.long
     def test_with_the_baseline_all_failures_are_measured(self, folder: Path) -> None:
         done = Running(folder, "--engine", "ray", "--workers", "2").result()
         here = folder / "here"
@@ -388,12 +392,15 @@ class TestOnRay:
         assert "retry_alone" in done.figures
         assert ended(folder / "main.db") == ended(here / "main.db")
 
-    @pytest.mark.parametrize("moment", [0, 3, 12])
+    @pytest.mark.parametrize(
+        "moment", [3, *(pytest.param(m, marks=pytest.mark.long) for m in (0, 12))]
+    )
     def test_a_worker_is_killed(self, folder: Path, alone: Alone, moment: int) -> None:
         running = Running(folder, *RAY)
         kill_worker(running.until(0, moment))
         check(folder, running.result(), alone)
 
+    @pytest.mark.long
     def test_all_workers_are_killed_twice(self, folder: Path, alone: Alone) -> None:
         running = Running(folder, *RAY, "--concurrency", "3")
         for moment in (2, 8):
@@ -429,7 +436,7 @@ class TestOnRay:
         assert "going on with run" in done.said
         check(folder, done, alone)
 
-    @pytest.mark.parametrize("how", ["ray", "local"])
+    @pytest.mark.parametrize("how", ["ray", pytest.param("local", marks=pytest.mark.long)])
     def test_the_driver_is_killed(self, folder: Path, alone: Alone, how: str) -> None:
         running = Running(folder, *RAY)
         shard = running.until(0, 5)
@@ -467,6 +474,7 @@ class TestOnRay:
         kept = [row for row in now if row[0] in calls]
         assert kept == paid  # no call was made again
 
+    @pytest.mark.long
     def test_errors_are_tried_again(self, folder: Path) -> None:
         (folder / "judging.py").write_text(
             "import os\n\ndef judge(problem, text):\n"
@@ -511,6 +519,7 @@ class TestOnRay:
         assert "worker" in done.said
         assert "below" in done.said
 
+    @pytest.mark.long
     def test_a_shard_that_can_no_longer_be_written(self, folder: Path) -> None:
         """The run ends in one line; what had ended is merged."""
         running = Running(folder, *RAY)
@@ -544,6 +553,7 @@ class TestOnRay:
             found = store.run_problem(run["id"], known.id)
         assert (found is not None) == (kept == "hash")  # the shards have the store's own salt
 
+    @pytest.mark.long
     def test_shards_may_be_kept_and_merged_by_hand(self, folder: Path, alone: Alone) -> None:
         shards = folder / "mine"
         done = Running(folder, *RAY, "--keep-shards", "--shards", str(shards)).result()
@@ -613,6 +623,7 @@ class TestMachines:
             done = Running(folder, *RAY, "--address", cluster.address).result()
         check(folder, done, alone)
 
+    @pytest.mark.long
     def test_the_driver_is_killed_where_it_has_a_worker_too(
         self, folder: Path, alone: Alone
     ) -> None:
@@ -639,6 +650,7 @@ class TestMachines:
             done = running.result()
         check(folder, done, alone)
 
+    @pytest.mark.long
     def test_more_workers_than_processors(self, folder: Path) -> None:
         with machines(1) as cluster:
             done = Running(folder, *RAY, "--address", cluster.address).result()

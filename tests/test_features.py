@@ -23,9 +23,10 @@ from recov_graph.features import (
 from recov_graph.rollout import Rollout, TopK
 from recov_graph.signals import TokenSignals, token_signals
 from recov_graph.trace import measure
+from tests.searching import examples
 
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden" / "features.json"
-QUICK = settings(deadline=None, max_examples=100)
+QUICK = settings(deadline=None, max_examples=examples(100))
 
 PRESSURES = st.lists(st.one_of(st.just(0.0), st.floats(1e-6, 50.0)), min_size=1, max_size=40)
 VARIANCES = st.floats(0.0, 100.0)

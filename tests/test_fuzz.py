@@ -16,6 +16,7 @@ from recov_graph.errors import InvalidInputError, RecovGraphError, StoreError
 from tests.fuzz import HEADER, Fuzzed, shared
 from tests.fuzz_targets import TARGETS, lines, refusing, told_well
 from tests.mutations import mutated
+from tests.searching import examples
 
 ROOT = Path(__file__).parents[1]
 SLOW = {"stores": 6, "replies": 25, "shelf": 25}  # examples of targets that take long
@@ -83,7 +84,7 @@ def test_changed_documents_are_refused_or_accepted(name: str) -> None:
 
     @settings(
         deadline=None,
-        max_examples=SLOW.get(name, EXAMPLES),
+        max_examples=examples(SLOW.get(name, EXAMPLES)),
         suppress_health_check=list(HealthCheck),
     )
     @given(
@@ -102,7 +103,7 @@ def test_changed_documents_are_refused_or_accepted(name: str) -> None:
 def test_any_bytes_are_refused_or_accepted(name: str) -> None:
     @settings(
         deadline=None,
-        max_examples=SLOW.get(name, EXAMPLES) // 2,
+        max_examples=examples(SLOW.get(name, EXAMPLES) // 2),
         suppress_health_check=list(HealthCheck),
     )
     @given(data=st.binary(max_size=300) | st.text(max_size=100).map(str.encode))

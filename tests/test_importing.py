@@ -22,8 +22,9 @@ from recov_graph.importing import Imported, import_file
 from recov_graph.profiles import RATE_ATTEMPTS
 from recov_graph.signals import FEATURE_VERSION
 from recov_graph.store import TraceStore
+from tests.searching import examples
 
-QUICK = settings(deadline=None, max_examples=100)
+QUICK = settings(deadline=None, max_examples=examples(100))
 REAL = Path(__file__).parents[2] / "shared" / "data" / "failure_profiles_dev.csv"
 TABLES = ("runs", "problems", "profiles", "tallies")
 PROFILES = (

@@ -28,6 +28,7 @@ from recov_graph.models import Capability
 from recov_graph.problem import Problem
 from recov_graph.rollout import Rollout, TopK
 from recov_graph.trace import measure
+from tests.searching import examples
 
 PROMPT = "(530-141)*43?"
 
@@ -138,6 +139,7 @@ def test_online_steering_waits_for_the_warm_up(failure, pair):
     assert all(position is None or position >= 20 for position in fired)
 
 
+@pytest.mark.slow
 def test_local_temperature_loosens_the_junction(failure, pair):
     at = failure.trace.features.junction
 
@@ -153,6 +155,7 @@ def test_local_temperature_loosens_the_junction(failure, pair):
     assert len(set(hot)) > 5
 
 
+@pytest.mark.slow
 def test_dense_steering_samples_the_mixture(failure, pair):
     """The first token's frequencies are those of the mixed distribution at T."""
     session = pair.open(PROMPT)
@@ -250,7 +253,7 @@ def as_row(pairs):
     return TopK(np.array([ids]), np.array([logprobs]))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(logprob_rows, logprob_rows, st.floats(0.05, 0.95), st.sampled_from(["path", "cov"]))
 def test_a_mixture_is_a_distribution_over_the_union(s, a, alpha, mode):
     mixed = mix(as_row(s), as_row(a), alpha=alpha, mode=mode)
@@ -261,7 +264,7 @@ def test_a_mixture_is_a_distribution_over_the_union(s, a, alpha, mode):
     assert Draw(np.random.default_rng(0))(mixed, 0.6) in mixed.ids
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(logprob_rows, st.sampled_from(["path", "cov"]))
 def test_mixing_a_distribution_with_itself_changes_nothing(pairs, mode):
     topk = as_row(pairs)

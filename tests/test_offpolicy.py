@@ -28,6 +28,7 @@ from recov_graph.offpolicy import (
     self_normalised,
     weighted_doubly_robust,
 )
+from tests.searching import examples
 
 Array = NDArray[Any]
 
@@ -196,6 +197,7 @@ ESTIMATED = [
 
 
 @pytest.mark.parametrize("name", ESTIMATED)
+@pytest.mark.slow
 def test_intervals_cover_the_truth_about_as_often_as_they_say(
     repeated: dict[str, Array], name: str
 ) -> None:
@@ -392,7 +394,7 @@ def by_definition(logged: Logged) -> dict[str, Array]:
 
 
 @given(logged=logs())
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 def test_everything_is_as_defined(logged: Logged) -> None:
     expected = by_definition(logged)
     assert final_weights(logged) == pytest.approx(expected["final"], rel=1e-12)
@@ -408,7 +410,7 @@ def test_everything_is_as_defined(logged: Logged) -> None:
 
 
 @given(logged=logs(), data=st.data())
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 def test_the_order_of_the_problems_changes_nothing(logged: Logged, data: st.DataObject) -> None:
     groups = [np.flatnonzero(logged.problem == name) for name in np.unique(logged.problem)]
     order = data.draw(st.permutations(range(len(groups))))
@@ -428,7 +430,7 @@ def test_the_order_of_the_problems_changes_nothing(logged: Logged, data: st.Data
 
 
 @given(logged=logs(), scale=st.sampled_from([0.25, 2.0, 64.0]))
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 def test_scaling_costs_scales_the_ratio_inversely(logged: Logged, scale: float) -> None:
     costs = {name: getattr(logged, name) * scale for name in ("cost", "cost_value", "action_cost")}
     before = estimate(logged, resamples=20)

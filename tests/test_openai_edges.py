@@ -195,6 +195,7 @@ def test_any_token_that_ended_a_text_ends_a_steered_one(servers, monkeypatch):
         assert "<" not in rollout.text
 
 
+@pytest.mark.slow
 def test_blocks_mix_what_is_listed_and_nothing_else(servers):
     """With short lists the drafted token is often not among the ancestor's."""
     model, reference = pair_of(servers, top_k=5), Shortlisted(5)

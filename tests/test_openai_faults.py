@@ -33,6 +33,7 @@ HOW = ("missing", "nan", "positive", "short", "long")
 REFUSED, DOWN = ("401", "403", "404"), ("429", "500", "503", "timeout", "disconnect", "cut_stream")
 NO_REPLY = ("not_json", "empty_choices", "no_choices_key")
 ALL = (*REFUSED, *DOWN, "not_json", *SPOILERS)
+TRIED = [pytest.param(k, marks=pytest.mark.slow) if k == "timeout" else k for k in ALL]
 UNSCORABLE = ("wrong_ids", *(f"{how}_logprobs" for how in HOW))
 EXPECTED = {
     **dict.fromkeys(REFUSED, ModelAccessError),
@@ -88,7 +89,7 @@ def check(error, server, kind):
     assert KEY not in message
 
 
-@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("kind", TRIED)
 @pytest.mark.parametrize("dialect", ["vllm", "echo", "chat_vllm", "chat"])
 def test_one_reply_that_fails(servers, dialect, kind):
     specialist, ancestor = servers[dialect]
@@ -131,7 +132,7 @@ def test_one_reply_that_fails(servers, dialect, kind):
     assert not specialist.faults.waiting
 
 
-@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("kind", TRIED)
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_steered_rollout_that_fails(servers, kind, which):
     model = behind(*servers["vllm"], kind)

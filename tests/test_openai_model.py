@@ -250,6 +250,7 @@ def of_many(model, seed):
 
 
 @pytest.mark.parametrize("name", ["vllm", "echo", "chat"])
+@pytest.mark.slow
 def test_many_threads_are_the_first_to_use_it(name):
     with two(name) as (specialist, ancestor):
         model = behind(specialist, ancestor)
@@ -262,6 +263,7 @@ def test_many_threads_are_the_first_to_use_it(name):
 
 
 @pytest.mark.parametrize("name", ALL)
+@pytest.mark.slow
 def test_one_event_loop_after_another(name):
     with two(name) as (specialist, ancestor):
         model = behind(specialist, ancestor)

@@ -34,8 +34,9 @@ from recov_graph.routing.outcomes import cell_moments
 from recov_graph.routing.policy import Covariates, Moments, Posterior, Rescue, cell_name
 from recov_graph.routing.posterior import RescuePosterior, fit_posterior
 from recov_graph.tape import shipped_tape
+from tests.searching import examples
 
-QUICK = settings(deadline=None, max_examples=80)
+QUICK = settings(deadline=None, max_examples=examples(80))
 FEW = settings(deadline=None, max_examples=15)
 NAN = math.nan
 OPERATORS = ("retry", "dense_steer", "local_temp")

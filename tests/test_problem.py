@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from recov_graph.errors import InvalidInputError, ProblemFileError, RecovGraphError
 from recov_graph.problem import Problem, as_problem, read_problems
+from tests.searching import examples
 
-QUICK = settings(deadline=None, max_examples=100)
+QUICK = settings(deadline=None, max_examples=examples(100))
 
 ANSWERS = st.recursive(
     st.none()

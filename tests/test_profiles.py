@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from recov_graph.errors import RecovGraphError, TapeError
 from recov_graph.features import FEATURES, ProblemFeatures
 from recov_graph.profiles import IDENTIFIERS, Profile, read_profiles
+from tests.searching import examples
 
-QUICK = settings(deadline=None, max_examples=100)
+QUICK = settings(deadline=None, max_examples=examples(100))
 REAL = Path(__file__).parents[2] / "shared" / "data" / "failure_profiles_dev.csv"
 HEADER = "model,task,problem_id,n_failed_rollouts,spread,concentration,logit_dispersion,retry,dense"
 ROW = "m,t,p1,4,0.1,2.5,-0.5,0.25,1.0"

@@ -40,6 +40,7 @@ from recov_graph.rollout import Usage
 from recov_graph.routing import Candidate, Decision, default_policy
 from recov_graph.tape import read_tape
 from recov_graph.trace import measure
+from tests.searching import examples
 
 PROMPT = "what?"
 QUESTION = {"problem": {"prompt": PROMPT, "answer": "right", "id": "p"}}
@@ -444,7 +445,7 @@ def test_another_model_may_wait_for_an_answer(scripted: Any) -> None:
 # All of them together
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     attempts=st.integers(1, 10),
     tokens=st.integers(1, 600),

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from recov_graph.errors import InvalidInputError
 from recov_graph.regimes import regime_label
 from recov_graph.routing.decision import Regime
+from tests.searching import examples
 
 OPERATORS = ("sparse_steer", "sparse_steer_random", "local_temp", "dense_steer")
 
@@ -51,7 +52,7 @@ def test_labels_at_and_around_the_boundaries(
     retry=st.floats(0, 1),
     others=st.lists(st.floats(0, 1), min_size=1, max_size=4),
 )
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 def test_rates_of_counts_get_the_label_of_exact_arithmetic(
     samples: int, retry: float, others: list[float]
 ) -> None:

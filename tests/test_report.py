@@ -82,6 +82,7 @@ def test_a_single_cluster_has_a_mean_and_no_interval() -> None:
     assert mean([1.0, 2.0], np.zeros(2, int)) == Estimate(1.5)
 
 
+@pytest.mark.slow
 def test_intervals_of_means_and_sums_cover_the_truth() -> None:
     rng = np.random.default_rng(0)
     covered = {"mean": 0, "sum": 0, "wilson": 0}
@@ -283,6 +284,7 @@ def test_nothing_is_foreseen_where_chances_do_not_vary_as_supposed(kinds: list[s
         assert after_2.low - 0.02 <= 1 - 0.8**2 <= after_2.high + 0.02
 
 
+@pytest.mark.slow
 def test_what_is_foreseen_covers_what_comes() -> None:
     rng = np.random.default_rng(3)
     covered = 0
@@ -441,6 +443,7 @@ def test_drift_is_flagged_where_the_newest_failures_lie_off_the_reference(
     assert "refit" in moved.note
 
 
+@pytest.mark.slow
 def test_drift_is_seldom_flagged_by_chance(store: TraceStore) -> None:
     cell, _ = next(iter(POLICY.cells.items()))
     model, task = cell.split("|")
@@ -544,6 +547,7 @@ def test_a_tape_has_a_panel_of_policies(tmp_path: Path, pair: EmbeddedPair) -> N
 
 
 @pytest.mark.parametrize("attempts", [2, 12])
+@pytest.mark.slow
 def test_a_short_tape_makes_no_policy_look_bad(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attempts: int
 ) -> None:

@@ -171,6 +171,7 @@ def test_a_summary_says_only_what_is_known() -> None:
     )
 
 
+@pytest.mark.slow
 def test_ten_thousand_points_and_twenty_long_cases_fit() -> None:
     report = sample_report(10_000, cases=20, length=3000, hostile=True)
     render_page(REPORTS["tiny"])  # the template is read once

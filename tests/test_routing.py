@@ -41,9 +41,10 @@ from recov_graph.routing.policy import (
     Window,
     cell_name,
 )
+from tests.searching import examples
 
-QUICK = settings(deadline=None, max_examples=150)
-FEWER = settings(deadline=None, max_examples=75)
+QUICK = settings(deadline=None, max_examples=examples(150))
+FEWER = settings(deadline=None, max_examples=examples(75))
 
 OPERATORS = ("retry", "sparse_steer", "sparse_steer_random", "local_temp", "dense_steer")
 RULE = {"spread": "dense_steer", "concentration": "sparse_steer", "logit_dispersion": "local_temp"}
@@ -656,7 +657,7 @@ POLICIES = st.builds(
 
 
 @given(asked=EVIDENCE, by=POLICIES)
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 def test_any_evidence_gets_a_decision_that_can_be_carried_out(asked: Evidence, by: Policy) -> None:
     decision = RuleRouter(by).decide(asked)
     affordable = {name for name, cost in asked.costs.items() if cost <= asked.tokens_left}
@@ -923,7 +924,7 @@ LEARNED = st.fixed_dictionaries(
 
 
 @given(by=POLICIES, learned=LEARNED)
-@settings(deadline=None, max_examples=75)
+@settings(deadline=None, max_examples=examples(75))
 def test_any_policy_survives_its_file(
     shared_path: Path, by: Policy, learned: dict[str, Any]
 ) -> None:
@@ -1171,7 +1172,7 @@ NEW = ("code_version", "window", "counts", "posterior")  # since version 2
         max_leaves=4,
     ),
 )
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 def test_a_file_with_any_value_changed_is_the_same_policy_or_refused(
     shared_path: Path, keys: tuple[str, ...], value: Any
 ) -> None:

@@ -28,6 +28,7 @@ from recov_graph.problem import Problem
 from recov_graph.routing import Candidate, Decision, Evidence, RuleRouter, default_policy
 from recov_graph.scheduler import Pool, Scheduler, run_pooled
 from recov_graph.store import TraceStore
+from tests.searching import examples
 
 pytestmark = pytest.mark.slow
 
@@ -134,7 +135,7 @@ ROUTERS = {
     least_worth=st.sampled_from([0.0, 5.0]),
     seed=st.integers(0, 9),
 )
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 def test_the_total_is_never_exceeded(
     scripted: Any,
     tokens: int | None,

@@ -85,6 +85,7 @@ def test_a_strip_is_shaded_by_pressure_and_names_its_junction(db: Path) -> None:
         ({"COLORTERM": "", "TERM": "xterm"}, r"\x1b\[1;4;37;41m1"),
     ],
 )
+@pytest.mark.slow
 def test_poorer_terminals_get_the_shades_they_have(
     db: Path, terminal: dict[str, str], shade: str
 ) -> None:
@@ -296,6 +297,7 @@ def test_runs_are_listed_with_their_figures(show: Show) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--runs"], ["--runs", "run0"]])
+@pytest.mark.slow
 def test_an_empty_store_has_no_runs(tmp_path: Path, arguments: list[str]) -> None:
     TraceStore(tmp_path / "empty.db").close()
     command = [COMMAND, "show", "--db", tmp_path / "empty.db", *arguments]

@@ -19,6 +19,7 @@ from recov_graph.errors import InvalidInputError
 from recov_graph.features import trace_features
 from recov_graph.rollout import TopK
 from recov_graph.signals import TokenSignals, fastest, numpy_list_sums, token_signals
+from tests.searching import examples
 
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden" / "features.json"
 needs_golden = pytest.mark.skipif(not GOLDEN.is_file(), reason=f"{GOLDEN} is not here")
@@ -26,7 +27,7 @@ needs_compiled = pytest.mark.skipif(
     importlib.util.find_spec("numba") is None,
     reason="numba is not installed: pip install 'recov-graph[fast]'",
 )
-QUICK = settings(deadline=None, max_examples=60)
+QUICK = settings(deadline=None, max_examples=examples(60))
 
 TEMPERATURES = st.floats(0.05, 5.0)
 LOGPROBS = st.one_of(
@@ -215,7 +216,7 @@ def test_every_golden_rollout_has_the_stored_signals_and_features(case: dict[str
 
 
 @given(given_=inputs())
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 def test_signals_are_those_of_a_plain_loop_over_tokens(given_: Input) -> None:
     assert_same(token_signals(*given_), reference(given_))
 
@@ -289,7 +290,7 @@ def test_the_defaults_are_temperature_0_6_and_a_coverage_set_of_20() -> None:
 
 
 @given(given_=inputs(st.one_of(LOGPROBS, EXTREME)))
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 def test_signals_are_finite_and_of_the_right_sign_for_any_valid_input(given_: Input) -> None:
     with np.errstate(all="raise", under="ignore"):
         signals = token_signals(*given_)
@@ -539,7 +540,7 @@ def frozen(model: TopK) -> TopK:
 
 @needs_compiled
 @given(given_=inputs(st.one_of(LOGPROBS, EXTREME)))
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 def test_compiled_signals_are_those_of_numpy(given_: Input) -> None:
     assert_compiled_is_numpy(given_)
 
@@ -555,7 +556,7 @@ def test_compiled_signals_are_those_of_numpy(given_: Input) -> None:
     k_cov=st.integers(1, 30),
     narrow=st.booleans(),
 )
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 def test_compiled_signals_of_long_lists_are_those_of_numpy(
     seed: int,
     length: int,

@@ -25,6 +25,8 @@ from recov_graph.store import TraceStore
 from recov_graph.verifiers import judge
 from tests.openai_server import OpenAIServer
 
+pytestmark = pytest.mark.slow  # a server, and people who are waited for
+
 ROOT = Path(__file__).parents[1]
 GRAPHS = ("recover", "recover_chat")
 EASY = {"problem": {"prompt": "37+48*2?"}}

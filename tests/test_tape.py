@@ -33,8 +33,11 @@ from recov_graph.tape import (
     shipped_tape,
     write_tape,
 )
+from tests.searching import examples
 
-QUICK = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+QUICK = settings(
+    deadline=None, max_examples=examples(150), suppress_health_check=[HealthCheck.too_slow]
+)
 HEADER = {"recov_graph_tape": FORMAT, "feature_version": FEATURE_VERSION, "source": "tests"}
 LINE: dict[str, Any] = {
     "id": "p1",

@@ -18,9 +18,10 @@ from recov_graph.features import TraceFeatures, trace_features
 from recov_graph.rollout import TopK
 from recov_graph.signals import TokenSignals, token_signals
 from recov_graph.topk_file import as_line, read_traces
+from tests.searching import examples
 
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden" / "features.json"
-QUICK = settings(deadline=None, max_examples=150)
+QUICK = settings(deadline=None, max_examples=examples(150))
 
 LINE: dict[str, Any] = {
     "id": "a",
@@ -255,7 +256,7 @@ def test_any_json_is_read_or_refused(value: Any) -> None:
 @example(("k_cov",), 10**30)
 @example(("temperature",), 1e-320)
 @example(("id",), "\ud800")
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=examples(400))
 def test_any_value_anywhere_in_a_line_is_read_or_refused(
     place: tuple[str | int, ...], value: Any
 ) -> None:

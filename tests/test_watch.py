@@ -223,6 +223,7 @@ def watching(*arguments: Any) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
+@pytest.mark.slow
 def test_plain_appends_a_line_for_each_event_of_a_run_that_comes_later(tmp_path: Path) -> None:
     db = tmp_path / "later.db"
     with watching("--db", db, "--plain") as process:
