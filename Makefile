@@ -24,7 +24,7 @@ test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
 
 # Statistics and recordings that take long, pictures, the report in a browser, every example, every
-# page of the docs, Ray clusters, a PostgreSQL server, crashes, a minute of fuzzing: 15 minutes.
+# page of the docs, Ray clusters, a PostgreSQL server, crashes, half a minute of fuzzing: 15 minutes.
 slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m "slow and not long"
 

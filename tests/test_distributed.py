@@ -494,6 +494,7 @@ class TestOnRay:
         assert done.figures == one_machine(here, *judged, "--no-baseline").figures
         assert ended(folder / "main.db") == ended(here / "main.db")
 
+    @pytest.mark.long
     def test_what_kills_its_worker_each_time_is_left_out(self, folder: Path) -> None:
         write_problems(folder, 12)
         (folder / "judging.py").write_text(VERIFIER)
@@ -537,7 +538,8 @@ class TestOnRay:
         assert Running(folder, "--no-baseline", "--resume").result().code == 0
         assert how_many(folder / "main.db", "outcomes") == COUNT
 
-    @pytest.mark.parametrize("kept", [pytest.param("hash", marks=pytest.mark.long), "none"])
+    @pytest.mark.long  # in every run: workers of a cluster in test_security.py
+    @pytest.mark.parametrize("kept", ["hash", "none"])
     def test_without_texts(self, folder: Path, alone: Alone, kept: str) -> None:
         running = Running(folder, *RAY, "--store-text", kept)
         kill_worker(running.until(1, 4))
