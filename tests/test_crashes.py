@@ -105,6 +105,7 @@ def test_kills_and_losses_of_power_at_random() -> None:
     assert "15 kills" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_loss_of_power_takes_nothing_that_was_paid_for(whole: Whole, tmp_path: Path) -> None:
     assert lose_power(tmp_path, whole.problems, 2, random.Random(5)).total() == 2
 

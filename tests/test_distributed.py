@@ -336,6 +336,7 @@ def test_shards_that_cannot_be_merged_stay(store: TraceStore, tmp_path: Path) ->
     assert shard.exists()
 
 
+@pytest.mark.slow
 def test_without_ray_it_says_what_to_install(folder: Path) -> None:
     (folder / "ray.py").write_text("raise ImportError('no such thing')")
     done = Running(folder, *RAY, env={"PYTHONPATH": str(folder)}).result()

@@ -263,15 +263,9 @@ def test_tool_calls_are_the_text_and_chat_models_are_models(store):
         assert graph.invoke({"problem": {"prompt": "6*7?", "answer": 42}})["solved"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "operator",
-    [
-        "sparse_steer",
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in ("retry", "sparse_steer_random", "local_temp", "dense_steer")
-        ),
-    ],
+    "operator", ["retry", "sparse_steer", "sparse_steer_random", "local_temp", "dense_steer"]
 )
 def test_every_intervention_is_carried_out_and_stored(servers, operator, tmp_path):
     with TraceStore(tmp_path / "traces.db") as store:

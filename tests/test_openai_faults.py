@@ -259,7 +259,7 @@ PLACES = [
 @pytest.mark.parametrize(
     ("kind", "when", "operator", "which"),
     [
-        (kind, *place)
+        pytest.param(kind, *place, marks=[] if kind in ("500", "not_json") else pytest.mark.slow)
         for kind in ALL
         for place in PLACES
         if kind != "timeout" or place is PLACES[-1]
