@@ -409,6 +409,7 @@ class TestOnRay:
                 kill_worker(running.until(number, moment))
         check(folder, running.result(), alone)
 
+    @pytest.mark.long
     def test_a_shard_is_lost_with_its_worker(self, folder: Path, alone: Alone) -> None:
         """As where a machine is gone: what only it had is run again."""
         running = Running(folder, *RAY)
@@ -513,6 +514,7 @@ class TestOnRay:
         assert done.code == 0, done.said
         assert how_many(folder / "main.db", "outcomes") == 12
 
+    @pytest.mark.long
     def test_a_worker_that_cannot_begin_is_one_line(self, folder: Path) -> None:
         (folder / "file").write_text("")
         done = Running(folder, *RAY, "--shards", str(folder / "file" / "below")).result()
@@ -584,6 +586,7 @@ class TestOnRay:
 class TestOnPostgres:
     pytestmark = on_ray
 
+    @pytest.mark.long
     def test_all_write_to_one_database(self, folder: Path, alone: Alone) -> None:
         """No shards, nothing to merge; a worker is killed all the same."""
         with running_postgres() as server:
@@ -640,6 +643,7 @@ class TestMachines:
         check(folder, done, alone)
 
     @pytest.mark.parametrize("spoil", [False, pytest.param(True, marks=pytest.mark.long)])
+    @pytest.mark.long
     def test_a_machine_is_lost(self, folder: Path, alone: Alone, spoil: bool) -> None:
         with machines(3) as cluster:
             running = Running(folder, *RAY, "--address", cluster.address)

@@ -89,6 +89,7 @@ def test_greedy_output_is_that_of_token_by_token_mixing(
     assert len(set(blockwise)) > 150
 
 
+@pytest.mark.long
 def test_sampled_output_is_distributed_as_that_of_token_by_token_mixing(
     urls: tuple[str, str], pair: EmbeddedPair, tmp_path: Path
 ) -> None:

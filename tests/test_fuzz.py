@@ -170,7 +170,7 @@ def test_figures_stand_under_their_names() -> None:
 )
 def test_coverage_leads_to_no_input_that_breaks_a_promise() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.fuzz", "--runs", "5200"],
+        [sys.executable, "-m", "tests.fuzz", "--runs", "2600"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -178,4 +178,4 @@ def test_coverage_leads_to_no_input_that_breaks_a_promise() -> None:
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
     total = re.search(r"^([\d,]+) inputs in \d+ s; no target failed$", done.stdout, re.MULTILINE)
     assert total is not None
-    assert int(total[1].replace(",", "")) >= 5_200 - len(TARGETS)
+    assert int(total[1].replace(",", "")) >= 2_600 - len(TARGETS)

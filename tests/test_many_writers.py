@@ -33,7 +33,6 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     [
         ("sqlite", 2),
         pytest.param("postgres", 2, marks=pytest.mark.slow),
-        pytest.param("sqlite", 15, marks=pytest.mark.slow),
         pytest.param("sqlite", 60, marks=pytest.mark.long),
         pytest.param("postgres", 60, marks=pytest.mark.long),
     ],

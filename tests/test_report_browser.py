@@ -470,6 +470,7 @@ def test_small_stores_have_a_page_worth_reading(
     assert_calm(opened, path)
 
 
+@pytest.mark.long
 def test_ten_thousand_problems_are_a_small_page_that_opens_at_once(
     tmp_path: Path, open_page: Open
 ) -> None:

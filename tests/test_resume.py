@@ -221,6 +221,7 @@ def test_measuring_for_an_attempt_that_was_never_made_is_part_of_what_it_costs(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["usual", "black box"])
+@pytest.mark.long
 def test_a_process_may_end_after_any_write(way: str, tmp_path: Path) -> None:
     dies_and_goes_on(way, tmp_path, lambda total: range(1, total))
 
