@@ -110,6 +110,33 @@ def test_a_loss_of_power_takes_nothing_that_was_paid_for(whole: Whole, tmp_path:
     assert lose_power(tmp_path, whole.problems, 2, random.Random(5)).total() == 2
 
 
+KILLED_WHILE_MAKING = """
+import os, sqlite3, sys
+file = sqlite3.connect(sys.argv[1], isolation_level=None)
+file.execute("PRAGMA cache_size = 1")
+file.execute("CREATE TABLE t (a)")
+file.execute("BEGIN")
+file.executemany("INSERT INTO t VALUES (?)", (("x" * 1000,) for _ in range(1000)))
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_file_that_was_being_made_when_the_process_was_killed_is_read(tmp_path: Path) -> None:
+    """Its journal has to be rolled back first, which nobody may do who only reads."""
+    db = tmp_path / "t.db"
+    with closing(sqlite3.connect(db)) as file:
+        file.execute("PRAGMA page_size = 512")
+    subprocess.run([sys.executable, "-c", KILLED_WHILE_MAKING, str(db)])
+    assert Path(f"{db}-journal").stat().st_size
+    with (
+        closing(sqlite3.connect(f"{db.as_uri()}?mode=ro", uri=True)) as file,
+        pytest.raises(sqlite3.OperationalError, match="readonly"),
+    ):
+        file.execute("SELECT count(*) FROM t").fetchone()
+    says = [one.says for one in check_up(str(db)).findings]
+    assert not any("cannot be read" in said for said in says), says
+
+
 # A disk that is full ------------------------------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -215,8 +215,21 @@ def _only_readable(path: Path) -> bool:
     return path.is_file() and not os.access(path, os.W_OK)
 
 
+def _roll_back(path: Path) -> None:
+    """Undo what a process that was killed while it made the file left half written."""
+    # Whoever may only read is refused until somebody has; with a log of its own (WAL) it is not so.
+    journal = path.with_name(f"{path.name}-journal")
+    if not (journal.is_file() and journal.stat().st_size and os.access(path, os.W_OK)):
+        return
+    with suppress(sqlite3.Error):  # whoever reads next says what is wrong
+        uri = f"{path.resolve().as_uri()}?mode=rw"
+        with closing(sqlite3.connect(uri, timeout=BUSY_SECONDS, uri=True)) as file:
+            file.execute("SELECT count(*) FROM sqlite_master").fetchone()
+
+
 def read_only_uri(path: Path) -> str:
     """The address under which SQLite opens a file and writes nothing."""
+    _roll_back(path)
     # Beside a file in WAL mode SQLite has to write, were it only to read; a file that nobody can
     # write is taken as it is, unless somebody's writing is still in its log.
     log = path.with_name(f"{path.name}-wal")
