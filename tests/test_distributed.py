@@ -438,7 +438,8 @@ class TestOnRay:
         assert "going on with run" in done.said
         check(folder, done, alone)
 
-    @pytest.mark.parametrize("how", ["ray", pytest.param("local", marks=pytest.mark.long)])
+    @pytest.mark.long
+    @pytest.mark.parametrize("how", ["ray", "local"])
     def test_the_driver_is_killed(self, folder: Path, alone: Alone, how: str) -> None:
         running = Running(folder, *RAY)
         shard = running.until(0, 5)
