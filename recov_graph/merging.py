@@ -22,7 +22,7 @@ from recov_graph.store.guard import harden
 from recov_graph.store.location import is_server, shown
 from recov_graph.store.rules import FOR_GOOD, RULES
 from recov_graph.store.salvage import Salvaged, salvage
-from recov_graph.store.sqlite import read_only_uri
+from recov_graph.store.sqlite import open_to_read
 from recov_graph.store.traces import Row
 
 AT_A_TIME = 500  # problems in one transaction
@@ -198,7 +198,7 @@ def _up_to_date(path: Path, copy: Path) -> Path:
         if "is of an older recov-graph" not in str(error):
             raise
         with (
-            closing(sqlite3.connect(read_only_uri(path), uri=True)) as source,
+            closing(open_to_read(path)) as source,
             closing(sqlite3.connect(copy)) as target,
         ):
             source.backup(target)
@@ -209,7 +209,7 @@ def _up_to_date(path: Path, copy: Path) -> Path:
 def _damaged(path: Path) -> bool:
     """Whether SQLite finds a page that makes no sense, or rows do not agree with one another."""
     try:
-        with closing(sqlite3.connect(read_only_uri(path), uri=True)) as file:
+        with closing(open_to_read(path)) as file:
             harden(file)
             if file.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
                 return True

@@ -38,7 +38,7 @@ import pytest
 
 from recov_graph.models import embedded
 from recov_graph.store.checkup import Checkup, check_up
-from recov_graph.store.sqlite import SqliteFile, read_only_uri
+from recov_graph.store.sqlite import SqliteFile, open_to_read
 
 # Whatever a run imports, so that children begin to work at once and are killed at work.
 LOADED = (
@@ -91,7 +91,7 @@ def stored(path: Path) -> tuple[Rows, set[str]]:
     ended: set[str] = set()
     if not path.exists() or not path.stat().st_size:
         return found, ended
-    with closing(sqlite3.connect(read_only_uri(path), uri=True, isolation_level=None)) as file:
+    with closing(open_to_read(path, isolation_level=None)) as file:
         file.execute("BEGIN")
         if not file.execute("SELECT 1 FROM sqlite_master WHERE name = 'underway'").fetchall():
             return found, ended  # not even the tables are made
@@ -448,7 +448,7 @@ def healthy(db: Path) -> Checkup:
     """What the doctor says of a file that is whole, once that is the truth."""
     checkup = check_up(db)
     assert checkup.healthy, [one for one in checkup.findings if one.status == "wrong"]
-    with closing(sqlite3.connect(read_only_uri(db), uri=True)) as file:
+    with closing(open_to_read(db)) as file:
         assert file.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert file.execute("PRAGMA foreign_key_check").fetchall() == []
         if not file.execute("SELECT 1 FROM sqlite_master WHERE name = 'underway'").fetchall():

@@ -23,7 +23,7 @@ from recov_graph.store.guard import harden, refuse_other_objects, triggers
 from recov_graph.store.location import is_server, shown
 from recov_graph.store.migrations import migrations
 from recov_graph.store.rules import FOR_GOOD, RULES
-from recov_graph.store.sqlite import read_only_uri
+from recov_graph.store.sqlite import open_to_read
 from recov_graph.store.traces import TraceStore
 from recov_graph.words import count, listed
 
@@ -128,7 +128,7 @@ def check_up(address: str | Path) -> Checkup:
         return checkup
     _file(path, checkup)
     try:
-        with closing(sqlite3.connect(read_only_uri(path), uri=True, isolation_level=None)) as file:
+        with closing(open_to_read(path, isolation_level=None)) as file:
             harden(file)
             file.execute("BEGIN")
             if _pages(path, file, checkup) and _schema(file, checkup):

@@ -17,7 +17,7 @@ from recov_graph.errors import StoreError
 from recov_graph.store.belonging import BELONGING
 from recov_graph.store.guard import harden, refuse_other_objects
 from recov_graph.store.rules import RULES
-from recov_graph.store.sqlite import SqliteFile, read_only_uri, upsert_sql
+from recov_graph.store.sqlite import SqliteFile, open_to_read, upsert_sql
 
 HIGHEST = 1 << 40  # where the last row cannot be told
 MOST_FAILURES = 20_000  # of reads around damage, for each table
@@ -75,7 +75,7 @@ def salvage(damaged: Path, into: Path) -> Salvaged:
 
 
 def _opened(path: Path) -> sqlite3.Connection:
-    source = sqlite3.connect(read_only_uri(path), uri=True, isolation_level=None)
+    source = open_to_read(path, isolation_level=None)
     source.text_factory = _strict_text
     try:
         harden(source)

@@ -43,12 +43,13 @@ class SqliteFile:
         self.read_only = read_only or (path != MEMORY and _only_readable(Path(path)))
         if path != MEMORY and not self.read_only:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-        self.connection = sqlite3.connect(
-            read_only_uri(Path(path)) if self.read_only else path,
-            timeout=BUSY_SECONDS,
-            check_same_thread=False,
-            isolation_level=None,
-            uri=self.read_only,
+        how: dict[str, Any] = {
+            "timeout": BUSY_SECONDS,
+            "check_same_thread": False,
+            "isolation_level": None,
+        }
+        self.connection = (
+            open_to_read(Path(path), **how) if self.read_only else sqlite3.connect(path, **how)
         )
         self._db = Database(self.connection)
         try:
@@ -126,8 +127,7 @@ class SqliteFile:
     @contextmanager
     def stream(self, sql: str, parameters: Sequence[Any] = ()) -> Iterator[Iterator[Any]]:
         """The rows of a SELECT one by one, through a connection of its own: nobody waits for it."""
-        uri = read_only_uri(Path(self.path))
-        with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS)) as connection:
+        with closing(open_to_read(Path(self.path), timeout=BUSY_SECONDS)) as connection:
             harden(connection)
             yield iter(connection.execute(sql, parameters))
 
@@ -215,11 +215,24 @@ def _only_readable(path: Path) -> bool:
     return path.is_file() and not os.access(path, os.W_OK)
 
 
+def open_to_read(path: Path, **options: Any) -> sqlite3.Connection:
+    """A connection that writes nothing, with options of `sqlite3.connect`."""
+    _roll_back(path)
+    # Beside a file in WAL mode SQLite has to write, were it only to read; a file that nobody can
+    # write is taken as it is, unless somebody's writing is still in its log.
+    alone = not os.access(path.parent, os.W_OK) and not _is_there(
+        path.with_name(f"{path.name}-wal")
+    )
+    uri = f"{path.resolve().as_uri()}?mode=ro{'&immutable=1' if alone else ''}"
+    connection: sqlite3.Connection = sqlite3.connect(uri, uri=True, **options)
+    return connection
+
+
 def _roll_back(path: Path) -> None:
     """Undo what a process that was killed while it made the file left half written."""
     # Whoever may only read is refused until somebody has; with a log of its own (WAL) it is not so.
     journal = path.with_name(f"{path.name}-journal")
-    if not (journal.is_file() and journal.stat().st_size and os.access(path, os.W_OK)):
+    if not (_is_there(journal) and os.access(path, os.W_OK)):
         return
     with suppress(sqlite3.Error):  # whoever reads next says what is wrong
         uri = f"{path.resolve().as_uri()}?mode=rw"
@@ -227,11 +240,6 @@ def _roll_back(path: Path) -> None:
             file.execute("SELECT count(*) FROM sqlite_master").fetchone()
 
 
-def read_only_uri(path: Path) -> str:
-    """The address under which SQLite opens a file and writes nothing."""
-    _roll_back(path)
-    # Beside a file in WAL mode SQLite has to write, were it only to read; a file that nobody can
-    # write is taken as it is, unless somebody's writing is still in its log.
-    log = path.with_name(f"{path.name}-wal")
-    alone = not os.access(path.parent, os.W_OK) and not (log.is_file() and log.stat().st_size)
-    return f"{path.resolve().as_uri()}?mode=ro{'&immutable=1' if alone else ''}"
+def _is_there(path: Path) -> bool:
+    """Whether it is a file with something in it."""
+    return path.is_file() and path.stat().st_size > 0
