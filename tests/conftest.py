@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, repeat
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import settings
 
 from recov_graph.batch import Batch, compare_with_retry, keep_retries, run_batch
+from recov_graph.cli import main
 from recov_graph.graph import create_recovery_graph
 from recov_graph.models import Capability, Generation, Scores
 from recov_graph.models.embedded import EmbeddedPair, bundled_problems
@@ -65,6 +67,39 @@ def _no_stray_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
 def pair() -> EmbeddedPair:
     """The models that ship."""
     return EmbeddedPair()
+
+
+class Done(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+Cli = Callable[..., Done]
+
+
+@pytest.fixture
+def cli(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Cli:
+    """Runs the command line in this process, which is quicker than another."""
+    standard_input = tmp_path_factory.mktemp("cli") / "stdin"
+
+    def run(*arguments: Any, stdin: str | bytes = "") -> Done:
+        standard_input.write_bytes(stdin.encode() if isinstance(stdin, str) else stdin)
+        monkeypatch.setattr(sys, "argv", ["recov-graph", *map(str, arguments)])
+        capsys.readouterr()
+        with standard_input.open(encoding="utf-8") as file:
+            monkeypatch.setattr(sys, "stdin", file)
+            with pytest.raises(SystemExit) as end:
+                main()
+        return Done(int(end.value.code or 0), *capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture

@@ -16,52 +16,16 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from recov_graph.cli import main
 from recov_graph.graph import create_recovery_graph
 from recov_graph.models.embedded import bundled_problems
 from recov_graph.routing import default_policy
 from recov_graph.store import TraceStore
+from tests.conftest import Cli, Done
 
 COMMAND = Path(sys.executable).with_name("recov-graph")
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "features.json"
 COMMANDS = ("demo", "run", "show", "features")
 HOSTILE = "\x1b[31mred\x1b[0m\u202e\x07\r\nnext line"
-
-
-class Done(NamedTuple):
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-Cli = Callable[..., Done]
-
-
-@pytest.fixture
-def cli(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Cli:
-    """Runs the command line in this process, which is quicker than another."""
-    standard_input = tmp_path_factory.mktemp("cli") / "stdin"
-
-    def run(*arguments: Any, stdin: str | bytes = "") -> Done:
-        standard_input.write_bytes(stdin.encode() if isinstance(stdin, str) else stdin)
-        monkeypatch.setattr(sys, "argv", ["recov-graph", *map(str, arguments)])
-        capsys.readouterr()
-        code = 0
-        with standard_input.open(encoding="utf-8") as file:
-            monkeypatch.setattr(sys, "stdin", file)
-            try:
-                main()
-            except SystemExit as end:
-                code = int(end.code or 0)
-        return Done(code, *capsys.readouterr())
-
-    return run
 
 
 def installed(*arguments: Any, **options: Any) -> Done:

@@ -2,14 +2,12 @@
 
 import json
 import sqlite3
-import sys
 
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 
 from recov_graph import Budget, TraceStore, build_recovery_graph, create_recovery_graph
 from recov_graph.budget import BudgetExhausted, MeteredModel
-from recov_graph.cli import main
 from recov_graph.doctor import examine
 from recov_graph.errors import InvalidInputError, ModelReplyError
 from recov_graph.interventions import Retry, SparseSteer
@@ -47,20 +45,10 @@ def _own_cache(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def cli(monkeypatch, capsys):
+def cli(monkeypatch, cli):
     """Runs the command line in this process, as it was installed."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["recov-graph", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "200")
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        return code, *capsys.readouterr()
-
-    return run
+    monkeypatch.setenv("COLUMNS", "200")
+    return cli
 
 
 def arguments(specialist, ancestor=None):

@@ -7,14 +7,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 
 from recov_graph.cli import cli as root
-from recov_graph.cli import main
 from recov_graph.cli.learn import evaluate as command
 from recov_graph.errors import InvalidInputError, TapeError
 from recov_graph.evaluate import Bench, bench_of_profiles, bench_of_tape, evaluate
@@ -24,6 +24,7 @@ from recov_graph.evaluate.scoring import Bootstrap, carried_out, score
 from recov_graph.evaluate.stopping import outcome
 from recov_graph.interventions.base import Lengths
 from recov_graph.tape import Attempts, TapeProblem, shipped_tape, write_tape
+from tests.conftest import Cli
 
 pytestmark = pytest.mark.slow
 
@@ -380,30 +381,11 @@ def test_a_tape_needs_retry_and_another_operator(kept: tuple[str, ...]) -> None:
 # The command line
 
 
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Cli = Callable[..., Done]
-
-
 @pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+def cli(monkeypatch: pytest.MonkeyPatch, cli: Cli) -> Cli:
     """Runs the command in this process."""
     monkeypatch.setitem(root.commands, "evaluate", command)
-
-    def run(*arguments: Any) -> Done:
-        monkeypatch.setattr(sys, "argv", ["recov-graph", "evaluate", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        return Done(code, *capsys.readouterr())
-
-    return run
+    return partial(cli, "evaluate")
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,12 @@ import pyarrow.parquet as pq
 import pytest
 
 import recov_graph.exporting as exporting_module
-from recov_graph.cli import main
 from recov_graph.errors import InvalidInputError, MissingExtraError, StoreError
 from recov_graph.exporting import export, format_of, whole_file
 from recov_graph.store import TraceStore
 from recov_graph.store.canned import QUERIES
 from recov_graph.store.views import COLUMNS, VIEWS
+from tests.conftest import Cli
 from tests.test_store import NOW, OUTCOME, PROBLEM, RUN, rows_of
 
 COMMAND = Path(sys.executable).with_name("recov-graph")
@@ -47,22 +46,6 @@ TEXTS = (
     "NULL",
     "1e5",
 )
-Done = tuple[int, str, str]
-Cli = Callable[..., Done]
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Runs the command line in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments: Any) -> Done:
-        monkeypatch.setattr(sys, "argv", ["recov-graph", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main()
-        return (int(end.value.code or 0), *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ import numpy as np
 import pytest
 from matplotlib import image
 
-from recov_graph.cli import main
 from recov_graph.errors import InvalidInputError
 from recov_graph.graph import create_recovery_graph
 from recov_graph.report.content import (
@@ -44,6 +44,7 @@ from recov_graph.report.pictures.text import fitted, shown, width_of
 from recov_graph.routing import default_policy
 from recov_graph.store import TraceStore
 from recov_graph.strips import Repair, Strip
+from tests.conftest import Cli
 
 pytestmark = pytest.mark.slow  # 20 seconds
 
@@ -453,22 +454,10 @@ def test_text_is_cut_to_its_room() -> None:
     assert shown("a\nb\u202e") == "a\u21b5b\u25a1"
 
 
-Done = tuple[int, str, str]
-
-
 @pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
-    def run(*arguments: Any) -> Done:
-        monkeypatch.setattr(sys, "argv", ["recov-graph", "plot", *map(str, arguments)])
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        return (code, *capsys.readouterr())
-
-    return run
+def cli(cli: Cli) -> Cli:
+    """Runs `recov-graph plot`."""
+    return partial(cli, "plot")
 
 
 @pytest.fixture(scope="session")
@@ -496,7 +485,7 @@ def db(plotted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path(shutil.copy(plotted, tmp_path / "traces.db"))
 
 
-def test_a_store_becomes_pictures(cli: Callable[..., Done], db: Path, tmp_path: Path) -> None:
+def test_a_store_becomes_pictures(cli: Cli, db: Path, tmp_path: Path) -> None:
     out = tmp_path / "figures"
     out.mkdir()
     code, printed, complaints = cli("--db", db, "--out", out)
@@ -510,9 +499,7 @@ def test_a_store_becomes_pictures(cli: Callable[..., Done], db: Path, tmp_path: 
     assert cli("--db", db, "--out", out)[0] == 0  # older pictures are replaced
 
 
-def test_one_figure_goes_to_the_file_named(
-    cli: Callable[..., Done], db: Path, tmp_path: Path
-) -> None:
+def test_one_figure_goes_to_the_file_named(cli: Cli, db: Path, tmp_path: Path) -> None:
     out = tmp_path / "Rescue.SVG"
     assert cli("rescue", "--db", db, "--out", out, "--theme", "dark")[:2] == (0, f"{out}\n")
     assert "dense_steer" in texts(out.read_bytes())
@@ -547,7 +534,7 @@ def test_one_figure_goes_to_the_file_named(
     ],
 )
 def test_wrong_input_is_one_clear_line(
-    cli: Callable[..., Done], db: Path, tmp_path: Path, arguments: list[str], said: str
+    cli: Cli, db: Path, tmp_path: Path, arguments: list[str], said: str
 ) -> None:
     for name in ("notes.png", "notes.svg"):
         (tmp_path / name).write_text("my notes", encoding="utf-8")
@@ -567,7 +554,7 @@ def test_wrong_input_is_one_clear_line(
     assert (tmp_path / "notes.png").read_text(encoding="utf-8") == "my notes"
 
 
-def test_nothing_to_draw_names_the_fix(cli: Callable[..., Done], tmp_path: Path) -> None:
+def test_nothing_to_draw_names_the_fix(cli: Cli, tmp_path: Path) -> None:
     with TraceStore(tmp_path / "empty.db"):
         pass
     code, printed, complaints = cli("--db", tmp_path / "empty.db", "--out", tmp_path)

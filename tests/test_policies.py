@@ -9,17 +9,17 @@ import sys
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 from recov_graph.cli import cli as root
-from recov_graph.cli import main
 from recov_graph.cli.policy import diff, expected_rescue, policy
 from recov_graph.errors import PolicyError
 from recov_graph.policies import HISTORY, SHIPPED, PolicyShelf, policies_path
 from recov_graph.routing import Policy, default_policy, load_policy
 from recov_graph.routing.policy import Counts, Covariates, Posterior, Window
+from tests.conftest import Cli
 
 HOSTILE = "\x1b[31mred\x1b[0m\u202e\x07\r\nnext line"
 ESCAPES = set("\x1b\x07\r\u202e")
@@ -65,37 +65,11 @@ def shelf(tmp_path: Path) -> PolicyShelf:
     return PolicyShelf(tmp_path / "policies")
 
 
-class Done(NamedTuple):
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-Cli = Callable[..., Done]
-
-
 @pytest.fixture
-def cli(
-    shelf: PolicyShelf, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Cli:
+def cli(shelf: PolicyShelf, monkeypatch: pytest.MonkeyPatch, cli: Cli) -> Cli:
     """Runs `recov-graph policy` on the shelf, with the errors that users meet."""
     monkeypatch.setitem(root.commands, "policy", policy)
-
-    def run(*arguments: Any) -> Done:
-        command = [str(argument) for argument in arguments]
-        command += ["--policies", str(shelf.folder)]
-        monkeypatch.setattr(sys, "argv", ["recov-graph", "policy", *command])
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        return Done(code, *capsys.readouterr())
-
-    return run
+    return lambda *arguments: cli("policy", *arguments, "--policies", shelf.folder)
 
 
 def edited(path: Path, **fields: Any) -> Path:

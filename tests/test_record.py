@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,6 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from recov_graph.budget import Budget, MeteredModel
-from recov_graph.cli import main
 from recov_graph.cli.recording import record as record_command
 from recov_graph.errors import InvalidInputError, ModelError, TapeError
 from recov_graph.features import FEATURES
@@ -35,6 +34,7 @@ from recov_graph.record import ATTEMPTS, Recorded, Settings, record
 from recov_graph.rollout import Rollout, Usage
 from recov_graph.store import TraceStore
 from recov_graph.tape import TapeProblem, read_tape, write_tape
+from tests.conftest import Cli
 
 pytestmark = pytest.mark.slow  # about half a minute
 
@@ -560,25 +560,13 @@ def test_a_problem_that_was_cut_off_is_not_on_the_tape(
 
 
 COMMAND = [sys.executable, "-m", "recov_graph.cli", "record"]
-Cli = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+def cli(monkeypatch: pytest.MonkeyPatch, cli: Cli) -> Cli:
     """Runs the command line in this process, with the errors that users meet."""
     monkeypatch.setattr(sys, "path", list(sys.path))
-
-    def run(*arguments: Any) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["recov-graph", *map(str, arguments)])
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        return code, *capsys.readouterr()
-
-    return run
+    return cli
 
 
 @pytest.fixture

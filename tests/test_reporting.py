@@ -7,17 +7,14 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-from recov_graph.cli import main
 from recov_graph.report import build_report, render_page
 from recov_graph.store import TraceStore
-from tests.conftest import Demo
+from tests.conftest import Cli, Demo
 from tests.stored_runs import StoredRun
 
 pytestmark = pytest.mark.slow  # reports of real runs, and processes of their own
@@ -35,30 +32,6 @@ def command(*arguments: object, **options: object) -> subprocess.CompletedProces
         timeout=60,
         **options,  # type: ignore[call-overload]
     )
-
-
-class Done(NamedTuple):
-    """How a command ended."""
-
-    code: int
-    err: str
-
-
-Called = Callable[..., Done]
-
-
-@pytest.fixture
-def called(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Called:
-    """Runs the command in this process, which is quicker than another."""
-
-    def run(*arguments: object) -> Done:
-        monkeypatch.setattr(sys, "argv", ["recov-graph", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return Done(int(ended.value.code or 0), capsys.readouterr().err)
-
-    return run
 
 
 @pytest.fixture
@@ -81,14 +54,14 @@ def test_the_page_is_written_and_told_of(db: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("ending", ["", "-wal", "-shm", "-journal"])
 @pytest.mark.parametrize("what", [["report"], ["plot", "map"], ["export"]])
 def test_nothing_that_belongs_to_a_store_is_replaced(
-    db: Path, called: Called, what: list[str], ending: str
+    db: Path, cli: Cli, what: list[str], ending: str
 ) -> None:
     with closing(sqlite3.connect(db)) as other:
         other.execute("INSERT INTO settings (id, value) VALUES ('a', 'b')")
         other.commit()
         target = Path(f"{db}{ending}")
         before = target.read_bytes() if target.exists() else None
-        done = called(*what, "--db", db, "--out", target)
+        done = cli(*what, "--db", db, "--out", target)
         assert done.code == 2
         assert done.err.startswith("Error: ")
         assert (target.read_bytes() if target.exists() else None) == before
@@ -114,7 +87,7 @@ def test_wrong_input_is_one_line(
     db: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    called: Called,
+    cli: Cli,
     arguments: list[str],
     said: str,
 ) -> None:
@@ -123,7 +96,7 @@ def test_wrong_input_is_one_line(
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     given = [one.replace("{tmp}", str(tmp_path)) for one in arguments]
     rest = [] if "--db" in given else ["--db", db]
-    done = called("report", *given, *rest)
+    done = cli("report", *given, *rest)
     assert done.code == 2
     assert done.err.startswith("Error: ")
     assert done.err.count("\n") == 1
